@@ -1,0 +1,340 @@
+"""What people look at: budgets, usage, routes. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from fluxai.core.decisions import Reservation, UsageEvent, measured
+from fluxai.core.errors import InvalidRequest
+from fluxai.core.ledger import MEASURES, CounterKey
+from fluxai.core.money import to_decimal
+from fluxai.core.windows import MAX_US, MIN_US, from_us, to_us, window_at
+from fluxai.policy.compile import Rule, RuleSet, rule_of
+from fluxai.policy.records import Policy, User
+from fluxai.storage.base import Storage, UsageRow
+
+GROUPS = ("tool", "user", "model")
+RECENT_EVENTS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """A policy's running account in its current window.
+
+    `limit`, `settled`, `reserved` and `remaining` are USD for the measure `cost`, counts otherwise;
+    `limit` includes what was granted for a time.
+    """
+
+    policy_id: str
+    scope: str
+    scope_id: str | None
+    measure: str
+    limit_type: str
+    decision: str
+    mode: str
+    limit: Decimal | int
+    settled: Decimal | int
+    reserved: Decimal | int
+    remaining: Decimal | int
+    window_start: datetime | None
+    resets_at: datetime | None
+    currency: str = "USD"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The account, JSON-ready."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return str(value)
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def budgets(
+    storage: Storage, rules: RuleSet, tenant: str, user: str | None, at_us: int
+) -> list[Budget]:
+    """List the running accounts that concern a tenant; with a user, that user's too.
+
+    A limit for each user, tool or label value shows the accounts that have been opened.
+    """
+    found: list[Budget] = []
+    for rule in _all_rules(storage, rules, tenant, user):
+        if rule.kind == "per_request":
+            continue
+        found.extend(_accounts(storage, rules, rule, tenant, user, at_us))
+    return found
+
+
+def _all_rules(
+    storage: Storage, rules: RuleSet, tenant: str, user: str | None
+) -> Iterable[Rule]:
+    explicit = [*rules.own.rules.values(), *rules.every.rules.values()]
+    yield from sorted(explicit, key=lambda rule: rule.rank)
+    spec = {
+        (rule.policy.scope, rule.policy.scope_id, rule.measure, rule.kind)
+        for rule in explicit
+        if rule.policy.decision != "allow"
+    }
+    users = [
+        User.model_validate(row)
+        for row in storage.records("user", scope=tenant, id=user, limit=1_000)
+    ]
+    for policy in rules.derived_policies(users):
+        key = (policy.scope, policy.scope_id, 0, policy.window_kind)
+        if policy.decision == "allow" or key not in spec:
+            yield rule_of(policy)
+
+
+def _accounts(
+    storage: Storage, rules: RuleSet, rule: Rule, tenant: str, user: str | None, at_us: int
+) -> Iterable[Budget]:
+    policy = rule.policy
+    window = rules.window(rule.kind, at_us)
+    measure = MEASURES[rule.measure]
+    name = "requests" if measure == "concurrent" else measure
+    values: list[str] | None = None
+    if policy.scope == "tenant":
+        values = [tenant]
+    elif policy.scope == "user":
+        wanted = user if policy.scope_id is None else policy.scope_id
+        if user is not None and wanted != user:
+            return
+        values = None if wanted is None else [wanted]
+    elif policy.scope_id is not None and (policy.scope == "tool" or "=" in policy.scope_id):
+        values = [policy.scope_id]
+    if values is not None:
+        keys = [
+            (CounterKey(tenant, policy.scope, value, name, rule.kind, window.start_us), window.end_us)
+            for value in values
+        ]
+        balances = storage.balances(keys, at_us)
+    else:
+        balances = [
+            balance
+            for balance in storage.accounts(tenant, policy.scope, name, rule.kind, at_us)
+            if policy.scope_id is None or balance.key.value.startswith(f"{policy.scope_id}=")
+        ]
+    limit, _ = rule.limit_at(at_us)
+    for balance in balances:
+        left = max(0, limit - balance.settled - balance.reserved)
+        yield Budget(
+            policy_id=rule.id,
+            scope=policy.scope,
+            scope_id=None if policy.scope == "tenant" else balance.key.value,
+            measure=measure if measure == "concurrent" else name,
+            limit_type=policy.limit_type,
+            decision=policy.decision,
+            mode=policy.mode,
+            limit=measured(limit, measure),
+            settled=measured(balance.settled, measure),
+            reserved=measured(balance.reserved, measure),
+            remaining=measured(left, measure),
+            window_start=from_us(window.start_us) if window.start_us > MIN_US else None,
+            resets_at=from_us(window.end_us) if window.end_us < MAX_US else None,
+        )
+
+
+class BlockBudget:
+    """The account of a `governor.budget()` block."""
+
+    def __init__(
+        self, storage: Storage, tenant: str, value: str, limit: int, now: Callable[[], int]
+    ) -> None:
+        self._storage = storage
+        self._key = CounterKey(tenant, "label", value, "cost", "total", MIN_US)
+        self._limit = limit
+        self._now = now
+
+    @property
+    def limit(self) -> Decimal:
+        """USD."""
+        return to_decimal(self._limit)
+
+    @property
+    def spent(self) -> Decimal:
+        """USD settled inside."""
+        return to_decimal(self._read()[0])
+
+    @property
+    def reserved(self) -> Decimal:
+        """USD held by open reservations inside."""
+        return to_decimal(self._read()[1])
+
+    @property
+    def remaining(self) -> Decimal:
+        """USD that may still be reserved inside."""
+        return to_decimal(max(0, self._limit - sum(self._read())))
+
+    def _read(self) -> tuple[int, int]:
+        (balance,) = self._storage.balances([(self._key, MAX_US)], self._now())
+        return balance.settled, balance.reserved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageGroup:
+    """Sums over one group of events."""
+
+    cost: Decimal
+    tokens: int
+    units: int
+    events: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageSummary:
+    """What was settled in a period.
+
+    Attributes:
+        total_cost: USD.
+        total_units: Requests, or units of tools.
+        by_tool: Sums per tool, dearest first.
+        groups: Sums per group of `group_by`, keyed by a tuple in that order.
+        recent_events: The latest few events of the period.
+    """
+
+    tenant: str
+    user: str | None
+    period: str
+    start: datetime
+    end: datetime
+    total_cost: Decimal
+    total_tokens: int
+    total_units: int
+    total_events: int
+    by_tool: dict[str, UsageGroup]
+    groups: dict[tuple[str | None, ...], UsageGroup]
+    recent_events: tuple[UsageEvent, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary, JSON-ready."""
+        return {
+            "tenant": self.tenant,
+            "user": self.user,
+            "period": self.period,
+            "start": self.start.isoformat(),
+            "end": self.end.isoformat(),
+            "total_cost": str(self.total_cost),
+            "total_tokens": self.total_tokens,
+            "total_units": self.total_units,
+            "total_events": self.total_events,
+            "by_tool": {tool: _group_row(group) for tool, group in self.by_tool.items()},
+            "groups": [
+                {"key": list(key), **_group_row(group)} for key, group in self.groups.items()
+            ],
+            "recent_events": [event.to_dict() for event in self.recent_events],
+        }
+
+
+def _group_row(group: UsageGroup) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in asdict(group).items()}
+
+
+def usage(
+    storage: Storage,
+    rules: RuleSet,
+    tenant: str,
+    *,
+    user: str | None,
+    period: str,
+    start: datetime | None,
+    end: datetime | None,
+    group_by: Sequence[str],
+    at_us: int,
+) -> UsageSummary:
+    """Sum what was settled; see `Governor.usage`."""
+    if period not in ("day", "month"):
+        raise InvalidRequest("period", f"must be 'day' or 'month', got {period!r}")
+    for name in group_by:
+        if name not in GROUPS:
+            raise InvalidRequest("group_by", f"{name!r} is not one of {', '.join(GROUPS)}")
+    pivot_us = at_us if start is None else to_us(start, "start")
+    window = window_at("daily" if period == "day" else "monthly", pivot_us, rules.calendar)
+    start_us = window.start_us if start is None else pivot_us
+    end_us = window.end_us if end is None else to_us(end, "end")
+    if end is not None and start is None:
+        start_us = window_at(
+            "daily" if period == "day" else "monthly", end_us - 1, rules.calendar
+        ).start_us
+    if end_us <= start_us:
+        raise InvalidRequest("end", "must be after start")
+    rows = [
+        row for row in storage.usage(tenant, start_us, end_us) if user is None or row.user == user
+    ]
+    groups = _grouped(rows, lambda row: tuple(getattr(row, name) for name in group_by))
+    by_tool = _grouped(rows, lambda row: (row.tool,))
+    return UsageSummary(
+        tenant=tenant,
+        user=user,
+        period=period,
+        start=from_us(start_us),
+        end=from_us(end_us),
+        total_cost=to_decimal(sum(row.cost_nanousd for row in rows)),
+        total_tokens=sum(row.tokens for row in rows),
+        total_units=sum(row.requests for row in rows),
+        total_events=sum(row.events for row in rows),
+        by_tool={str(tool): group for (tool,), group in by_tool.items()},
+        groups=groups,
+        recent_events=tuple(
+            storage.recent_events(tenant, start_us, end_us, user=user, limit=RECENT_EVENTS)
+        ),
+    )
+
+
+def _grouped(
+    rows: Iterable[UsageRow], key: Callable[[UsageRow], tuple[str | None, ...]]
+) -> dict[tuple[str | None, ...], UsageGroup]:
+    sums: dict[tuple[str | None, ...], list[int]] = {}
+    for row in rows:
+        into = sums.setdefault(key(row), [0, 0, 0, 0])
+        into[0] += row.cost_nanousd
+        into[1] += row.tokens
+        into[2] += row.requests
+        into[3] += row.events
+    return {
+        name: UsageGroup(cost=to_decimal(cost), tokens=tokens, units=units, events=events)
+        for name, (cost, tokens, units, events) in sorted(
+            sums.items(), key=lambda found: -found[1][0]
+        )
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteResult:
+    """The answer of `check_and_route`.
+
+    Attributes:
+        decision: `allowed`, `downgraded`, `denied` or `pending_approval`.
+        final_tool_used: The tool to use.
+        cost_estimate: USD.
+        remaining_budget: USD left in the tightest cost budget; None without one.
+    """
+
+    decision: str
+    final_tool_used: str
+    cost_estimate: Decimal
+    remaining_budget: Decimal | None
+    message: str
+    reservation_id: str | None
+    approval_id: str | None
+
+    @classmethod
+    def of(cls, reservation: Reservation) -> RouteResult:
+        """Show a reservation as a route."""
+        return cls(
+            decision=reservation.decision,
+            final_tool_used=reservation.final_tool,
+            cost_estimate=reservation.estimate.highest,
+            remaining_budget=reservation.remaining,
+            message=reservation.message,
+            reservation_id=None if reservation.state == "refused" else reservation.id,
+            approval_id=reservation.approval_id,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The answer, JSON-ready."""
+        return {name: _plain(value) for name, value in asdict(self).items()}

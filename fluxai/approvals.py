@@ -1,0 +1,119 @@
+"""Approvals: calls that wait for a human, and the answers they get."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from fluxai.core.decisions import Approval
+from fluxai.core.errors import InvalidRequest, NotFound
+from fluxai.core.ids import uuid_int
+from fluxai.storage.base import Approve, Reject
+
+if TYPE_CHECKING:
+    from fluxai.governor import Governor
+
+STATES = ("pending", "approved", "rejected", "used", "expired")
+_POLL_S = 0.2
+
+
+class Approvals:
+    """`governor.approvals`."""
+
+    def __init__(self, governor: Governor) -> None:
+        self._governor = governor
+
+    def list(
+        self, *, tenant: str | None = None, state: str | None = None, limit: int = 1_000
+    ) -> list[Approval]:
+        """List approvals, newest first."""
+        if state is not None and state not in STATES:
+            raise InvalidRequest("state", f"{state!r} is not one of {', '.join(STATES)}")
+        return self._governor.storage.approvals(tenant=tenant, state=state, limit=limit)
+
+    def get(self, approval_id: str, *, tenant: str | None = None) -> Approval:
+        """Return one approval.
+
+        Raises:
+            NotFound: There is none under that id.
+        """
+        uid, owner = self._where(approval_id, tenant)
+        found = self._governor.storage.find(owner, uid)
+        if found is None or found.extra is None or found.extra.approval is None:
+            raise NotFound(f"approval: no approval {approval_id!r}")
+        return found.extra.approval
+
+    def approve(self, approval_id: str, *, by: str, tenant: str | None = None) -> Approval:
+        """Say yes: the `deny` limits are judged again, now, and the hold moves to these windows.
+
+        The call may then run once, with `approval_id=`, until the approval expires.
+
+        Raises:
+            ApprovalConflict: It was answered otherwise, has expired, or a `deny` limit would be
+                crossed now (it then stays pending).
+            NotFound: There is none under that id.
+        """
+        _who(by)
+        governor = self._governor
+        uid, owner = self._where(approval_id, tenant)
+        at_us = governor._now()
+        approval: Approval = governor._resolve(
+            Approve(tenant=owner, uid=uid, at_us=at_us, by=by, expires_us=at_us)
+        )
+        return approval
+
+    def reject(
+        self, approval_id: str, *, by: str, reason: str | None = None, tenant: str | None = None
+    ) -> Approval:
+        """Say no: the money that was held is given back.
+
+        Raises:
+            ApprovalConflict: It was used, or has expired.
+            NotFound: There is none under that id.
+        """
+        _who(by)
+        governor = self._governor
+        uid, owner = self._where(approval_id, tenant)
+        approval: Approval = governor._resolve(
+            Reject(tenant=owner, uid=uid, at_us=governor._now(), by=by, reason=reason)
+        )
+        return approval
+
+    def wait(
+        self, approval_id: str, *, timeout: float | None = None, tenant: str | None = None
+    ) -> Approval:
+        """Wait until somebody answers, in this process or another.
+
+        Args:
+            timeout: Seconds; without one it waits until the approval expires.
+
+        Returns:
+            The approval; still `pending` if nobody answered in time.
+        """
+        waited = threading.Event()
+        left = timeout
+        while True:
+            approval = self.get(approval_id, tenant=tenant)
+            if approval.state != "pending" or (left is not None and left <= 0):
+                return approval
+            if self._governor.clock.now_us() >= int(approval.expires_at.timestamp() * 1e6):
+                return approval
+            pause = _POLL_S if left is None else min(_POLL_S, left)
+            waited.wait(pause)
+            if left is not None:
+                left -= pause
+
+    def _where(self, approval_id: str, tenant: str | None) -> tuple[int, str]:
+        try:
+            uid = uuid_int(approval_id)
+        except (ValueError, AttributeError):
+            raise NotFound(f"approval: no approval {approval_id!r}") from None
+        found = self._governor.storage.find(tenant, uid)
+        if found is None:
+            raise NotFound(f"approval: no approval {approval_id!r}")
+        return uid, found.subject.tenant
+
+
+def _who(by: object) -> None:
+    if not isinstance(by, str) or not by.strip():
+        raise InvalidRequest("by", "say who decides")

@@ -1,0 +1,109 @@
+"""The one error tree.
+
+FluxAIError
+├── ConfigurationError      what was set up can't work
+├── InvalidRequest          an argument is wrong; names the field and what would be right
+├── StorageError            the store failed; the driver's error is `__cause__`
+├── NotFound                no record under that id
+├── UnknownModel            no price is known, and nothing is ever priced at zero
+├── Refused                 a policy said no; carries the decision
+│   ├── PolicyDenied        a rule about this one call
+│   ├── BudgetExceeded      a limit that counts over a window
+│   └── ApprovalRequired    a human has to say yes first
+├── ApprovalConflict        an approval that can't be given any more, or not for this
+├── SettlementConflict      already resolved with another outcome
+├── ReservationNotFound     the store does not know (or no longer takes) that reservation
+└── IdempotencyConflict     the same id or key, with other arguments
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fluxai.core.decisions import Decision
+
+
+class FluxAIError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+
+class ConfigurationError(FluxAIError):
+    """What was configured can't work as it stands."""
+
+
+class InvalidRequest(FluxAIError, ValueError):
+    """An argument is wrong. Nothing was changed.
+
+    Attributes:
+        field: The argument's name, as the caller wrote it.
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+class StorageError(FluxAIError):
+    """The store could not be reached or refused to work.
+
+    Attributes:
+        spooled: The settlement was written durably to the local spool and will be replayed by id.
+    """
+
+    def __init__(self, message: str, *, spooled: bool = False) -> None:
+        super().__init__(message)
+        self.spooled = spooled
+
+
+class NotFound(FluxAIError, LookupError):
+    """No record is stored under that id."""
+
+
+class UnknownModel(FluxAIError, LookupError):
+    """No price is known for that model, and a call is never priced at zero."""
+
+
+class Refused(FluxAIError):
+    """A policy refused the call; nothing was spent.
+
+    Attributes:
+        decision: The whole decision: reasons, balances, counter-offer.
+    """
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision.message)
+        self.decision = decision
+
+
+class PolicyDenied(Refused):
+    """A rule about this one call refused it."""
+
+
+class BudgetExceeded(Refused):
+    """The limit of a budget would be crossed."""
+
+
+class ApprovalRequired(Refused):
+    """A human has to approve this call; its money is held meanwhile."""
+
+    @property
+    def approval_id(self) -> str:
+        """The id to approve, and to run the call with afterwards."""
+        return self.decision.approval_id or self.decision.id
+
+
+class ApprovalConflict(FluxAIError):
+    """The approval was answered already, has expired, or a `deny` limit forbids it now."""
+
+
+class SettlementConflict(FluxAIError):
+    """The reservation was already resolved with another outcome."""
+
+
+class ReservationNotFound(FluxAIError, LookupError):
+    """The store does not hold that reservation."""
+
+
+class IdempotencyConflict(FluxAIError):
+    """The same id or idempotency key was used before with other arguments."""

@@ -1,0 +1,445 @@
+"""The ledger's arithmetic: counters, the plan of a request, and the one rule that decides.
+
+Everything here is pure. Storage holds the counters and applies these functions under its locks;
+`PolicyEngine` applies the same functions to balances it was handed.
+
+Amounts are integers: nano-USD for `cost`, plain counts for `tokens` and `requests`. Times are
+integer microseconds since the epoch, UTC (`_us`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fluxai.core.money import PER_MILLION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fluxai.core.windows import Ring
+
+#: Measures, in the order in which a hold keeps its amounts. The fourth is the hold itself.
+MEASURES = ("cost", "tokens", "requests", "concurrent")
+COST, TOKENS, REQUESTS, CONCURRENT = range(4)
+
+#: What one hold adds to each measure: nano-USD, tokens, requests, and 1 while it is open.
+Amounts = tuple[int, int, int, int]
+
+#: An amount that no counter reaches.
+NEVER = 1 << 62
+
+
+class Subject(NamedTuple):
+    """Who spends: a tenant, perhaps one of its users, and free labels in sorted order."""
+
+    tenant: str
+    user: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def label_map(self) -> dict[str, str]:
+        """The labels as a dictionary."""
+        return dict(self.labels)
+
+
+class CounterKey(NamedTuple):
+    """What a counter counts. Policies point at it; it never names a policy.
+
+    `kind` is the window's kind; a rolling one carries its length (`rolling:86400000000`).
+    """
+
+    tenant: str
+    scope: str
+    value: str
+    measure: str
+    kind: str
+    start_us: int
+
+
+class Counter:
+    """One running account.
+
+    `committed` is settled + reserved: the figure every check reads. For a rolling window `settled`
+    is the sum of the live buckets in `ring`.
+    """
+
+    __slots__ = (
+        "alerts",
+        "carried",
+        "committed",
+        "dirty",
+        "end_us",
+        "key",
+        "measure",
+        "next_alert",
+        "ring",
+        "row_id",
+        "settled",
+    )
+
+    def __init__(self, key: CounterKey, end_us: int, ring: RingState | None = None) -> None:
+        self.key = key
+        self.measure = CONCURRENT if key.kind == "concurrent" else MEASURES.index(key.measure)
+        self.end_us = end_us
+        self.committed = 0
+        self.settled = 0
+        self.carried = 0
+        self.ring = ring
+        self.row_id = 0
+        self.dirty = False
+        #: Shares of limits still to be announced in this window: (amount, share, policy id).
+        self.alerts: list[tuple[int, str, str]] = []
+        self.next_alert = NEVER
+
+    @property
+    def reserved(self) -> int:
+        """What open reservations hold here."""
+        return self.committed - self.settled
+
+    def hold(self, amount: int) -> None:
+        """Add an open reservation's amount (negative: give it back)."""
+        self.committed += amount
+        self.dirty = True
+
+    def post(self, amount: int, counted_us: int) -> None:
+        """Add settled money, in the bucket of `counted_us` where the window rolls."""
+        self.dirty = True
+        ring = self.ring
+        if ring is not None and not ring.add(amount, counted_us):
+            return
+        self.settled += amount
+        self.committed += amount
+
+    def turn(self, at_us: int) -> None:
+        """Let what has left a rolling window go."""
+        if self.ring is not None:
+            gone = self.ring.turn(at_us)
+            if gone:
+                self.settled -= gone
+                self.committed -= gone
+                self.dirty = True
+
+
+class RingState:
+    """The buckets of a rolling window. Turns forward only; counts the whole oldest bucket."""
+
+    __slots__ = ("buckets", "head", "ring")
+
+    def __init__(self, ring: Ring, head: int, buckets: dict[int, int] | None = None) -> None:
+        self.ring = ring
+        self.head = head
+        self.buckets = buckets if buckets is not None else {}
+
+    def turn(self, at_us: int) -> int:
+        """Move the head to `at_us`, never back; return what left the window."""
+        head = self.ring.bucket(at_us)
+        if head <= self.head:
+            return 0
+        self.head = head
+        oldest = head - self.ring.buckets
+        gone = [bucket for bucket in self.buckets if bucket < oldest]
+        return sum(self.buckets.pop(bucket) for bucket in gone)
+
+    def add(self, amount: int, counted_us: int) -> bool:
+        """Add to the bucket of `counted_us`; False when that bucket has left the window."""
+        bucket = self.ring.bucket(counted_us)
+        if bucket < self.head - self.ring.buckets:
+            return False
+        self.buckets[bucket] = self.buckets.get(bucket, 0) + amount
+        return True
+
+
+class Check:
+    """One policy, compiled for one subject and tool: which counter, which limit, what then.
+
+    `slot` is the index of the counter in the candidate's `keys`, or -1 for `per_request`.
+    `fallback` is the index of the candidate that a crossed `downgrade` leads to, or -1.
+    """
+
+    __slots__ = (
+        "acts",
+        "alert_at",
+        "decision",
+        "end_us",
+        "fallback",
+        "limit",
+        "limit_type",
+        "measure",
+        "mode",
+        "policy_id",
+        "rank",
+        "scope",
+        "scope_id",
+        "slot",
+    )
+
+    def __init__(
+        self,
+        *,
+        policy_id: str,
+        scope: str,
+        scope_id: str | None,
+        limit_type: str,
+        measure: int,
+        limit: int,
+        decision: str,
+        mode: str,
+        slot: int,
+        fallback: int,
+        end_us: int,
+        alert_at: tuple[tuple[int, str], ...],
+        rank: tuple[int, int, int, str],
+        forgiven: bool = False,
+    ) -> None:
+        self.policy_id = policy_id
+        self.scope = scope
+        self.scope_id = scope_id
+        self.limit_type = limit_type
+        self.measure = measure
+        self.limit = limit
+        self.decision = decision
+        self.mode = mode
+        self.slot = slot
+        self.fallback = fallback
+        self.end_us = end_us
+        self.alert_at = alert_at
+        self.rank = rank
+        #: Whether crossing it changes anything: `shadow` and `allow` limits only report, and so does
+        #: a `downgrade` limit on its own fallback.
+        self.acts = mode == "enforce" and decision != "allow" and not forgiven
+
+
+class Candidate:
+    """A tool that the request could run on: its prices, checks and counters.
+
+    `rates` is the price card of its model; `unit_rate` is nano-USD per million units of its tool
+    record. `checks` stand in the order in which they act.
+    """
+
+    __slots__ = (
+        "checks",
+        "counts",
+        "fee",
+        "index",
+        "input_rate",
+        "keys",
+        "max_output",
+        "model",
+        "output_rate",
+        "rates",
+        "requested_tool",
+        "tool",
+        "unit_rate",
+    )
+
+    def __init__(
+        self,
+        *,
+        index: int,
+        tool: str,
+        model: str | None,
+        requested_tool: str,
+        rates: Any,
+        unit_rate: int | None,
+        max_output: int,
+        checks: tuple[Check, ...] = (),
+        keys: tuple[tuple[CounterKey, int], ...] = (),
+        counts: tuple[int, ...] = (),
+    ) -> None:
+        self.index = index
+        self.tool = tool
+        self.model = model
+        self.requested_tool = requested_tool
+        self.rates = rates
+        #: Nano-USD per million tokens where one rate serves requests of every size, else None.
+        self.input_rate: int | None = None
+        self.output_rate: int | None = None
+        self.fee = 0
+        if rates is not None and not rates.steps:
+            self.input_rate = rates.base.input
+            self.output_rate = rates.output_rate(0)
+            self.fee = rates.request_fee * PER_MILLION
+        self.unit_rate = unit_rate
+        self.max_output = max_output
+        self.checks = checks
+        #: (counter key, end of its window) per slot.
+        self.keys = keys
+        #: The measure that each slot counts.
+        self.counts = counts
+
+
+class Plan:
+    """What to check for one subject and tool, compiled once and good from `start_us` to `end_us`.
+
+    `version` is the policy version it was compiled from; the store refuses another as stale.
+    `bound` belongs to the store that uses the plan, `origin` to the governor that made it.
+    """
+
+    __slots__ = ("bound", "candidates", "end_us", "origin", "start_us", "subject", "version")
+
+    def __init__(
+        self,
+        *,
+        subject: Subject,
+        version: tuple[int, int],
+        start_us: int,
+        end_us: int,
+        candidates: tuple[Candidate, ...],
+    ) -> None:
+        self.subject = subject
+        self.version = version
+        self.start_us = start_us
+        self.end_us = end_us
+        self.candidates = candidates
+        self.bound: object = None
+        #: What its maker needs to compile it again.
+        self.origin: Any = None
+
+
+class Need(NamedTuple):
+    """What a request needs of one candidate, before the number of output tokens is known.
+
+    Attributes:
+        fixed: Nano-USD times a million, for everything but output tokens.
+        per_output: Nano-USD per million output tokens (the dearest kind).
+        input_tokens: Upper estimate.
+        expected_input_tokens: Likely count.
+        cap: Output tokens that the caller allows; None lets the store pick.
+        output_max: Most that may be picked; 0 where nothing is generated.
+        requests: Units of a tool priced per request, else 1.
+    """
+
+    fixed: int
+    per_output: int
+    input_tokens: int
+    expected_input_tokens: int
+    cap: int | None
+    output_max: int
+    requests: int = 1
+    expected_fixed: int = 0
+
+
+class Step(NamedTuple):
+    """One candidate as it was judged, with the balances it was judged on."""
+
+    candidate: Candidate
+    amounts: Amounts
+    output_tokens: int
+    committed: tuple[int, ...]
+    settled: tuple[int, ...]
+    crossed: tuple[Check, ...]
+    acted: Check | None
+
+
+class Verdict(NamedTuple):
+    """What the rule says: the decision, and every candidate looked at, the last one decisive."""
+
+    decision: str
+    steps: tuple[Step, ...]
+
+    @property
+    def last(self) -> Step:
+        """The step that decided."""
+        return self.steps[-1]
+
+
+#: A call without a cap is granted at least this many output tokens, or refused.
+MIN_OUTPUT_TOKENS = 256
+#: … and at most this many, unless the model's own maximum is smaller.
+DEFAULT_OUTPUT_TOKENS = 4_096
+#: … and, beyond the minimum, at most this share of what still fits (one part in N).
+HEADROOM_SHARE = 4
+
+
+def amounts_of(need: Need, output_tokens: int) -> Amounts:
+    """Turn a need and a number of output tokens into what a hold adds to each measure."""
+    cost = -(-(need.fixed + need.per_output * output_tokens) // PER_MILLION)
+    return (cost, need.input_tokens + output_tokens, need.requests, 1)
+
+
+def largest_output(step_checks: Sequence[Check], need: Need, committed: Sequence[int]) -> int:
+    """Say how many output tokens fit under every acting limit; negative when none do."""
+    most = need.output_max
+    for check in step_checks:
+        if not check.acts or check.measure > TOKENS:
+            continue
+        headroom = check.limit - (committed[check.slot] if check.slot >= 0 else 0)
+        if check.measure == TOKENS:
+            fits = headroom - need.input_tokens
+        elif need.per_output:
+            fits = (headroom * PER_MILLION - need.fixed) // need.per_output
+        else:
+            fits = most if headroom * PER_MILLION >= need.fixed else -1
+        most = min(most, fits)
+    return most
+
+
+def pick_output(checks: Sequence[Check], need: Need, committed: Sequence[int]) -> int:
+    """Choose the output tokens of a call: the caller's cap, or a fair share of the headroom."""
+    if need.cap is not None:
+        return need.cap
+    least = min(MIN_OUTPUT_TOKENS, need.output_max)
+    beyond = largest_output(checks, need, committed) - least
+    return least + max(0, min(need.output_max - least, beyond // HEADROOM_SHARE))
+
+
+def judge_candidate(
+    candidate: Candidate, need: Need, committed: Sequence[int], settled: Sequence[int]
+) -> Step:
+    """Judge one candidate: crossed means settled + reserved + requested > limit."""
+    checks = candidate.checks
+    output_tokens = pick_output(checks, need, committed)
+    amounts = amounts_of(need, output_tokens)
+    crossed = tuple(
+        check
+        for check in checks
+        if (committed[check.slot] if check.slot >= 0 else 0) + amounts[check.measure] > check.limit
+    )
+    acted = next((check for check in crossed if check.acts), None)
+    return Step(
+        candidate, amounts, output_tokens, tuple(committed), tuple(settled), crossed, acted
+    )
+
+
+def judge(
+    plan: Plan, needs: Sequence[Need | None], balances: Mapping[int, Balances]
+) -> Verdict:
+    """Apply the rule to a request.
+
+    The requested tool is judged first. The first acting check that is crossed, in the order of the
+    plan, decides: `deny` refuses; `require_approval` holds the candidate as pending, unless a
+    `deny` is crossed as well, for no policy forgives another's deny; `downgrade` moves to its
+    fallback, once, and refuses where there is none.
+
+    Args:
+        plan: The compiled checks.
+        needs: One per candidate of the plan; None for a fallback that this request does not fit.
+        balances: Per candidate index, the (committed, settled) of its counters, by slot.
+    """
+    steps: list[Step] = []
+    index = 0
+    while True:
+        need = needs[index]
+        assert need is not None  # noqa: S101 -- only fallbacks may be None, and those were asked
+        step = judge_candidate(plan.candidates[index], need, *balances[index])
+        steps.append(step)
+        acted = step.acted
+        if acted is None:
+            return Verdict("downgraded" if index else "allowed", tuple(steps))
+        if (
+            acted.decision == "downgrade"
+            and index == 0
+            and acted.fallback > 0
+            and needs[acted.fallback] is not None
+        ):
+            index = acted.fallback
+            continue
+        if acted.decision == "require_approval" and not any(
+            check.acts and check.decision == "deny" for check in step.crossed
+        ):
+            return Verdict("pending_approval", tuple(steps))
+        return Verdict("denied", tuple(steps))
+
+
+Balances = tuple[Sequence[int], Sequence[int]]

@@ -1,0 +1,139 @@
+"""Make one response of a stream's chunks, and tell apart lists that hold several calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from fluxai.costs.plain import fields, get, items, opened
+
+_USAGES: Final = ("usage", "usageMetadata", "usage_metadata")
+#: Envelopes that hold the response itself: realtime and Responses API events, Anthropic's
+#: message_start, Cohere's message-end, Bedrock's metadata event, Groq's last chunk.
+_ENVELOPES: Final = ("response", "message", "delta", "metadata", "x_groq", "chunk")
+
+
+def unwrapped(body: object) -> object:
+    """Return the part of an event that carries the usage; the body itself when it does."""
+    body = opened(body)
+    if get(body, *_USAGES) is not None:
+        return body
+    for name in _ENVELOPES:
+        inner = opened(get(body, name))
+        if inner is None or isinstance(inner, str):
+            continue
+        if get(inner, *_USAGES) is not None or get(get(inner, "meta"), "billed_units") is not None:
+            return inner
+    return body
+
+
+def calls(response: object) -> tuple[Sequence[object], str | None]:
+    """Return the separate calls that a response reports, and their tier; none for a single one.
+
+    Realtime sessions, Bedrock's agents and batches report several: unlike the chunks of one
+    stream, each of these is billed.
+    """
+    if isinstance(response, (list, tuple)):
+        if any(get(opened(chunk), "custom_id") is not None for chunk in response):
+            return [_batch_line(line) for line in response], "batch"
+        separate = [chunk for chunk in response if _is_own_call(chunk)]
+        return (separate, None) if len(separate) > 1 else ((), None)
+    response = opened(response)
+    body = get(response, "response")
+    lines = items(get(get(body, "inlinedResponses"), "inlinedResponses"))
+    if lines:  # the Gemini API's batches
+        return [get(line, "response") or line for line in lines], "batch"
+    lines = items(get(response, "results"))
+    if lines and get(lines[0], "batch_result") is not None:  # xAI's batches
+        return [_first_body(get(get(line, "batch_result"), "response")) for line in lines], "batch"
+    return (), None
+
+
+def _is_own_call(closed: object) -> bool:
+    chunk = opened(closed)
+    kind = get(chunk, "type")
+    if isinstance(kind, str):
+        return kind == "response.done" or kind.endswith("input_audio_transcription.completed")
+    trace = get(chunk, "trace")
+    return trace is not None and any(
+        get(step, "modelInvocationOutput") is not None for step in fields(trace).values()
+    )
+
+
+def _batch_line(line: object) -> object:
+    """Return the response in a line of a batch's results file: OpenAI's or Anthropic's."""
+    return (
+        get(get(line, "response"), "body")
+        or get(get(line, "result"), "message")
+        or get(line, "result", "response")
+        or line
+    )
+
+
+def _first_body(response: object) -> object:
+    if get(response, *_USAGES) is not None:
+        return response
+    return next(iter(fields(response).values()), response)
+
+
+#: What the last chunk that states it decides, besides usage.
+_KEPT: Final = (
+    "model",
+    "modelVersion",
+    "model_version",
+    "id",
+    "type",
+    "provider",
+    "created",
+    "created_at",
+    "createTime",
+    "create_time",
+    "service_tier",
+    "serviceTier",
+    "amazon-bedrock-invocationMetrics",
+    "prompt_eval_count",
+    "eval_count",
+    "inputTextTokenCount",
+    "totalOutputTextTokenCount",
+    "prompt_token_count",
+    "generation_token_count",
+    "meta",
+    "x_groq",
+    "output",
+    "tools",
+    "tool_usage",
+    "trace",
+    "error",
+)
+
+
+def merged(chunks: Sequence[object]) -> object:
+    """Lay a stream's chunks over each other in the order they came, into one response.
+
+    Providers repeat usage in growing form (Anthropic, Gemini, Perplexity) or send it once; so the
+    last statement of each number holds, and nothing is ever summed.
+    """
+    chunks = [chunk for chunk in chunks if not isinstance(chunk, (str, bytes))]
+    if len(chunks) == 1:
+        return chunks[0]
+    body: dict[str, Any] = {}
+    usages: dict[str, dict[str, Any]] = {}
+    for closed in chunks:
+        chunk = opened(closed)
+        inner = unwrapped(chunk)
+        for name in _USAGES:
+            stated = fields(get(inner, name))
+            if stated:
+                usage = usages.setdefault(name, {})
+                usage.update({key: value for key, value in stated.items() if value is not None})
+        sources = [chunk, get(chunk, "response"), get(chunk, "message")]
+        if inner is not chunk:
+            sources.append(inner)
+        for source in sources:
+            values = fields(source)
+            for name in _KEPT:
+                value = values.get(name)
+                if value is not None:
+                    body[name] = value
+    body.update(usages)
+    return body

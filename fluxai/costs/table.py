@@ -1,0 +1,141 @@
+"""The price table that ships with the package, read provider by provider as they are asked for."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+Line = Mapping[str, Any]
+Matcher = Callable[[str], bool]
+
+
+class ProviderPrices:
+    """The models of one provider, in the order in which their match clauses are tried."""
+
+    __slots__ = ("_lines", "_matchers", "alias", "by_id", "fallback", "id", "match", "name", "text")
+
+    def __init__(self, head: Mapping[str, Any], text: str) -> None:
+        self.id: str = head["provider"]
+        self.name: str = head["name"]
+        self.match = matcher(head["match"]) if "match" in head else _never
+        self.alias = matcher(head["alias"]) if "alias" in head else _never
+        self.fallback: tuple[str, ...] = tuple(head.get("fallback", ()))
+        self.text = text
+        self.by_id: dict[str, Line] = {}
+        self._lines: list[Line] | None = None
+        self._matchers: list[tuple[Matcher, Line]] = []
+
+    @property
+    def lines(self) -> list[Line]:
+        """All models, read on first use."""
+        if self._lines is None:
+            lines: list[Line] = [json.loads(line) for line in self.text.splitlines()]
+            self._matchers = [(matcher(line["match"]), line) for line in lines if "match" in line]
+            self.by_id = {line["id"].lower(): line for line in lines}
+            # Last, so that another thread that sees it sees the indexes too.
+            self._lines = lines
+            self.text = ""
+        return self._lines
+
+    def find(self, model: str) -> Line | None:
+        """Return the model of that id in lower case, or the first whose clause matches."""
+        _ = self.lines
+        found = self.by_id.get(model)
+        if found is not None:
+            return found
+        return next((line for matches, line in self._matchers if matches(model)), None)
+
+
+class PriceTable:
+    """Prices by provider and model, as integers in nano-USD per million units.
+
+    Attributes:
+        version: The source with its version, and the date it was compiled on.
+        providers: Every provider, in the order in which they are tried.
+    """
+
+    def __init__(self, text: str) -> None:
+        head, _, rest = text.partition("\n")
+        about = json.loads(head)
+        if about["format"] != 1:
+            raise ValueError(f"a price table of format {about['format']}, but 1 is understood")
+        self.version = f"{about['source']}+{about['compiled']}"
+        self.compiled_on: str = about["compiled"]
+        self.providers: dict[str, ProviderPrices] = {}
+        for block in rest.split('{"provider":')[1:]:
+            first, _, lines = block.partition("\n")
+            provider = ProviderPrices(json.loads('{"provider":' + first), lines)
+            self.providers[provider.id] = provider
+
+    def provider(self, name: str) -> ProviderPrices | None:
+        """Return the provider of that name, or the first that goes by it."""
+        found = self.providers.get(name)
+        if found is not None:
+            return found
+        return next((p for p in self.providers.values() if p.alias(name)), None)
+
+    def of_model(self, model: str) -> ProviderPrices | None:
+        """Return the provider whose own models are named like that."""
+        return next((p for p in self.providers.values() if p.match(model)), None)
+
+    def find(self, provider: ProviderPrices, model: str) -> tuple[str, Line] | None:
+        """Return (provider, line) of a model that it sells, of its own or of others' making."""
+        line = provider.find(model)
+        if line is not None:
+            return provider.id, line
+        for other in provider.fallback:
+            line = self.providers[other].find(model)
+            if line is not None:
+                # The maker's standard prices hold at a reseller, its tiers need not.
+                return provider.id, {key: line[key] for key in line if key != "variants"}
+        return None
+
+    def family(self, name: str) -> bool:
+        """Say whether providers are listed as this one's, such as Hugging Face's routes."""
+        return any(provider.startswith(f"{name}_") for provider in self.providers)
+
+    def everywhere(self, model: str, family: str = "") -> Iterator[tuple[str, Line]]:
+        """Yield (provider, line) of every provider of a family that has a model of that id."""
+        for provider in self.providers.values():
+            if provider.id.startswith(family):
+                _ = provider.lines
+                line = provider.by_id.get(model)
+                if line is not None:
+                    yield provider.id, line
+
+
+@cache
+def bundled() -> PriceTable:
+    """Read the table that ships with the package: once, on first use."""
+    return PriceTable((files("fluxai.costs") / "data" / "prices.jsonl").read_text("utf-8"))
+
+
+def matcher(clause: Any) -> Matcher:
+    """Turn a compiled clause into a function of an id in lower case."""
+    if isinstance(clause, str):
+        return clause.__eq__
+    head, *rest = clause
+    if head == "^":
+        start = rest[0]
+        return lambda model: model.startswith(start)
+    if head == "$":
+        end = rest[0]
+        return lambda model: model.endswith(end)
+    if head == "~":
+        inner = rest[0]
+        return lambda model: inner in model
+    if head == "r":
+        search = re.compile(rest[0]).search
+        return lambda model: search(model) is not None
+    parts = [matcher(part) for part in rest]
+    if head == "|":
+        return lambda model: any(part(model) for part in parts)
+    return lambda model: all(part(model) for part in parts)
+
+
+def _never(_: str) -> bool:
+    return False

@@ -1,0 +1,1130 @@
+"""`Governor`: stands between agent code and everything that costs money.
+
+It plans (pure), asks the store to hold, and settles. See `fluxai.core.ledger` for the rule, and
+`fluxai.storage.book` for what the store does under its locks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
+
+from fluxai.arguments import (
+    LABELS_MAX,
+    check_text,
+    count,
+    event_key,
+    label_pairs,
+    one_of,
+    read_uid,
+    ttl_us,
+)
+from fluxai.context import BUDGET_LABEL, NOWHERE, budget_block, surroundings
+from fluxai.core.clock import Clock, as_clock
+from fluxai.core.decisions import (
+    RESERVED,
+    Decision,
+    Posting,
+    Reservation,
+    ReservationExtra,
+    Settlement,
+    UsageEvent,
+)
+from fluxai.core.errors import (
+    ApprovalConflict,
+    FluxAIError,
+    IdempotencyConflict,
+    InvalidRequest,
+    NotFound,
+    ReservationNotFound,
+    SettlementConflict,
+    StorageError,
+)
+from fluxai.core.ids import IdSource, Uuid7Source, uuid_text
+from fluxai.core.ledger import (
+    Need,
+    Plan,
+    Subject,
+    judge,
+)
+from fluxai.core.money import to_nano
+from fluxai.core.windows import to_us
+from fluxai.costs import CostEstimator
+from fluxai.hops import Hops
+from fluxai.models import ModelRegistry
+from fluxai.planning import (
+    DEFAULT_TENANT,
+    Planner,
+    Request,
+    as_tool,
+    digest,
+    repriced,
+    unchecked,
+)
+from fluxai.settling import Pricer
+from fluxai.storage.base import (
+    Adjust,
+    Approve,
+    Ask,
+    Claim,
+    Conflict,
+    Extend,
+    LedgerReport,
+    NeedPlan,
+    Overdue,
+    Record,
+    Release,
+    Resolution,
+    Settle,
+    Stale,
+    Storage,
+    Unknown,
+)
+from fluxai.storage.opening import open_storage
+
+if TYPE_CHECKING:
+    from fluxai.analytics import Budget, UsageSummary
+    from fluxai.approvals import Approvals
+    from fluxai.core.usage import Usage
+    from fluxai.guard import Guard
+    from fluxai.policy.engine import PolicyEngine
+    from fluxai.registries import Models, Policies, Tenants, Tools, Users
+    from fluxai.spool import Spool
+
+log = logging.getLogger("fluxai")
+
+DEFAULT_TTL_US = 30 * 60 * 1_000_000
+APPROVAL_TTL_US = 24 * 3600 * 1_000_000
+RECOMPILED_MAX = 5
+REFUSALS_REMEMBERED = 1_024
+TOKENS_MAX = 10**12
+CLOCK_STEP_LOGGED_US = 5_000_000
+
+Sink = Callable[[Any], None]
+_make = tuple.__new__
+
+
+class Governor:
+    """Reserve before the call, settle after it; never overspend in between.
+
+    Args:
+        storage: A store, or a URL: `memory://`, `sqlite:///file.db`. Its schema is created or
+            upgraded here; one that is newer than this library is refused.
+        registry: Knows models and prices; the bundled table by default.
+        estimator: Prices responses and counts tokens.
+        analyzer: Judges prompts.
+        engine: Applies the rule in `check`.
+        clock: Tells the time: an object with `now_us()`, or a function returning aware UTC.
+        sinks: Called with each `Alert`; one that raises is logged and counted.
+        subjects: `"open"`: tenants and users are free text. `"registered"`: unknown ones are
+            refused.
+        on_storage_error: `"deny"`: a reserve that can't reach the store raises. `"allow"`: it is
+            allowed without a hold, logged and counted.
+        on_expiry: What becomes of reservations that nobody resolved: `"release"` gives their money
+            back, `"settle"` charges what they were expected to cost.
+        spool: File for settlements that can't reach the store. By default beside a SQLite file.
+        ids: Makes ids; UUIDv7 by default.
+
+    Raises:
+        ConfigurationError, StorageError: The store can't be used; says why and what to do.
+    """
+
+    def __init__(
+        self,
+        storage: Storage | str = "memory://",
+        *,
+        registry: ModelRegistry | None = None,
+        estimator: CostEstimator | None = None,
+        analyzer: Any = None,
+        engine: PolicyEngine | None = None,
+        clock: Clock | Callable[[], datetime] | None = None,
+        sinks: Sequence[Sink] = (),
+        subjects: Literal["open", "registered"] = "open",
+        on_storage_error: Literal["deny", "allow"] = "deny",
+        on_expiry: Literal["release", "settle"] = "release",
+        spool: str | None = None,
+        ids: IdSource | None = None,
+    ) -> None:
+        one_of("subjects", subjects, ("open", "registered"))
+        one_of("on_storage_error", on_storage_error, ("deny", "allow"))
+        one_of("on_expiry", on_expiry, ("release", "settle"))
+        self.registry = registry if registry is not None else ModelRegistry()
+        self.estimator = estimator if estimator is not None else CostEstimator(self.registry)
+        self.analyzer = analyzer
+        self.engine = engine
+        self.clock = as_clock(clock)
+        self.sinks = tuple(sinks)
+        #: Alerts that a sink refused, and calls that were let through without a hold.
+        self.sink_errors = 0
+        self.unheld_calls = 0
+        #: Settlements of guarded calls that the store could not take (they are spooled).
+        self.settle_errors = 0
+        self._ids = ids if ids is not None else Uuid7Source()
+        self._subjects = subjects
+        self._allow_unheld = on_storage_error == "allow"
+        self._on_expiry = on_expiry
+        self._spool_path = spool
+        self._spool: Spool | None = None
+        self.storage: Storage = open_storage(storage)
+        self.storage.migrate()
+        self.storage.settle_on_expiry = on_expiry == "settle"
+        self._alerts = self.storage.notices.alerts
+        self._latest_us = 0
+        self._offset_us = 0
+        self._measure_offset()
+        self.planner = Planner(
+            self.storage, self.registry, self.estimator, registered=subjects == "registered"
+        )
+        self._plans = self.planner.plans
+        self._pricer = Pricer(self.registry, self.estimator)
+        self.hops = Hops(blocking=self.storage.capabilities.blocking)
+        self._refusals: OrderedDict[int, Decision] = OrderedDict()
+        if self._spool_file() is not None:
+            self.replay_spool()
+
+    # -- time and ids -----------------------------------------------------------------------
+
+    def _now(self) -> int:
+        """Return the present, which never runs backwards within a process."""
+        at_us = self.clock.now_us() + self._offset_us
+        if at_us < self._latest_us:
+            if self._latest_us - at_us > CLOCK_STEP_LOGGED_US:
+                log.warning(
+                    "the clock stepped back by %.1f s; FluxAI stays at the later time until it "
+                    "has caught up",
+                    (self._latest_us - at_us) / 1e6,
+                )
+            return self._latest_us
+        self._latest_us = at_us
+        return at_us
+
+    def _measure_offset(self) -> None:
+        self._offset_us = self.storage.now_offset_us(self.clock.now_us())
+        if abs(self._offset_us) > CLOCK_STEP_LOGGED_US:
+            log.warning(
+                "this machine's clock differs from the store's by %.1f s; the store's is used",
+                self._offset_us / 1e6,
+            )
+
+    # -- registries -------------------------------------------------------------------------
+
+    @property
+    def tenants(self) -> Tenants:
+        """The tenants' records."""
+        from fluxai.registries import Tenants
+
+        return Tenants(self)
+
+    @property
+    def users(self) -> Users:
+        """The users' records, keyed `(tenant_id, id)`."""
+        from fluxai.registries import Users
+
+        return Users(self)
+
+    @property
+    def tools(self) -> Tools:
+        """The records of what is paid for by the unit."""
+        from fluxai.registries import Tools
+
+        return Tools(self)
+
+    @property
+    def models(self) -> Models:
+        """All known models, and records of your own."""
+        from fluxai.registries import Models
+
+        return Models(self)
+
+    @property
+    def policies(self) -> Policies:
+        """The policies."""
+        from fluxai.registries import Policies
+
+        return Policies(self)
+
+    @property
+    def approvals(self) -> Approvals:
+        """Calls that wait for a human, and their answers."""
+        from fluxai.approvals import Approvals
+
+        return Approvals(self)
+
+    # -- one call ---------------------------------------------------------------------------
+
+    def reserve(
+        self,
+        *,
+        tenant: str | None = None,
+        user: str | None = None,
+        model: str | None = None,
+        tool: str | None = None,
+        prompt: str | None = None,
+        messages: Any = None,
+        tools: Any = None,
+        input_tokens: int | None = None,
+        max_output_tokens: int | None = None,
+        units: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+        ttl: timedelta | str | int | None = None,
+        approval_id: str | None = None,
+        fixed_tool: bool = False,
+    ) -> Reservation:
+        """Reserve the highest cost of one call in every budget that applies, in all or in none.
+
+        Args:
+            tenant: Whose budgets; `"default"` without one, and without a `subject()` block.
+            user: Which user of it.
+            model: What is called, by any spelling; or
+            tool: a tool with a record, priced by `units`.
+            prompt: The text, or
+            messages: the messages in any provider's form, or
+            input_tokens: the count of the input, from which its cost is estimated.
+            tools: Tool definitions sent along, in any provider's form.
+            max_output_tokens: The output cap that will be sent. Without one the store picks a fair
+                one, which the reservation returns.
+            units: How many units of a tool; 1 by default.
+            labels: At most 16 free labels, such as `{"run": "42"}`.
+            idempotency_key: A repeat with the same key and arguments returns the same reservation.
+            ttl: How long it may stay open: a `timedelta`, `"30m"`, or seconds. 30 minutes.
+            approval_id: Run the one call that was approved under this id.
+            fixed_tool: The caller can't change the model, so there is no downgrade.
+
+        Returns:
+            The reservation. A refusal is a value too: `allowed` is False, `reasons` and
+            `counter_offer` say why and what would fit.
+
+        Raises:
+            InvalidRequest: An argument is wrong; nothing was changed.
+            UnknownModel, NotFound: There is no price, and nothing is priced at zero.
+            IdempotencyConflict: The key was used with other arguments.
+            StorageError: The store can't be reached (and `on_storage_error="deny"`).
+        """
+        here = surroundings.get()
+        name = model if model is not None else tool
+        if name is None or (tool is not None and model is not None):
+            raise InvalidRequest("model", "give either model= or tool=")
+        at_us = self._now()
+        reservation = Reservation.__new__(Reservation)
+        if here is NOWHERE and labels is None and tenant is not None and model is not None:
+            plan = self._plans.get((tenant, user, name, (), False, fixed_tool, ()))
+            if plan is None or not plan.start_us <= at_us < plan.end_us:
+                plan = self.planner.plan(tenant, user, name, None, at_us, fixed_tool=fixed_tool)
+        else:
+            plan = self.planner.plan(
+                tenant,
+                user,
+                name,
+                labels,
+                at_us,
+                by_unit=model is None,
+                fixed_tool=fixed_tool,
+                here=here,
+            )
+        candidate = plan.candidates[0]
+        rate = candidate.input_rate
+        if (
+            rate is not None
+            and type(input_tokens) is int
+            and type(max_output_tokens) is int
+            and 0 <= input_tokens <= TOKENS_MAX
+            and 0 <= max_output_tokens <= TOKENS_MAX
+            and units is None
+            and len(plan.candidates) == 1
+        ):
+            reservation._method = "exact"
+            needs: tuple[Need | None, ...] = (
+                _make(
+                    Need,
+                    (
+                        input_tokens * rate + candidate.fee,
+                        candidate.output_rate,
+                        input_tokens,
+                        input_tokens,
+                        max_output_tokens,
+                        candidate.max_output,
+                        1,
+                        0,
+                    ),
+                ),
+            )
+        else:
+            needs, reservation._method = self.planner.needs(
+                plan,
+                Request(
+                    model is None,
+                    prompt,
+                    messages,
+                    tools,
+                    input_tokens,
+                    max_output_tokens,
+                    units,
+                ),
+            )
+        reservation.uid = self._ids(at_us)
+        reservation.subject = plan.subject
+        reservation.decision = "allowed"
+        reservation.verdict = None
+        reservation._offers = ()
+        reservation._view = None
+        reservation.counted_us = at_us
+        reservation.expires_us = at_us + (DEFAULT_TTL_US if ttl is None else ttl_us(ttl))
+        reservation.state = RESERVED
+        reservation.event = None
+        reservation.extra = None
+        if idempotency_key is not None or approval_id is not None or here.approval_id is not None:
+            return self._reserve_bound(
+                reservation,
+                plan,
+                needs,
+                idempotency_key,
+                approval_id if approval_id is not None else here.approval_id,
+                digest(plan, needs, prompt, messages, tools),
+            )
+        if any(check.decision == "require_approval" for check in candidate.checks) or (
+            len(plan.candidates) > 1
+        ):
+            reservation.extra = ReservationExtra(
+                digest=digest(plan, needs, prompt, messages, tools)
+            )
+        answer = self._submit(
+            _make(Ask, (reservation, plan, needs, at_us + APPROVAL_TTL_US))
+        )
+        if self._alerts:
+            self._announce()
+        return answer
+
+    def _reserve_bound(
+        self,
+        reservation: Reservation,
+        plan: Plan,
+        needs: tuple[Need | None, ...],
+        key: str | None,
+        approval_id: str | None,
+        digest: str,
+    ) -> Reservation:
+        """Reserve under an idempotency key, or take an approved reservation."""
+        if approval_id is not None:
+            return self._claim(approval_id, reservation, plan, needs, digest)
+        check_text("idempotency_key", key)
+        reservation.extra = ReservationExtra(key=key, digest=digest)
+        answer = self._submit(
+            Ask(reservation, plan, needs, reservation.counted_us + APPROVAL_TTL_US)
+        )
+        self._announce()
+        return answer
+
+    def _submit(self, ask: Ask) -> Reservation:
+        """Hand an ask to the store, compiling its plan again while the rules change."""
+        for _ in range(RECOMPILED_MAX):
+            try:
+                answer = self.storage.reserve_one(ask)
+            except StorageError as error:
+                return self._unheld(ask, error)
+            if type(answer) is Reservation:
+                if answer.decision == "denied":
+                    self._refused(answer, ask)
+                return answer
+            if isinstance(answer, Stale):
+                ask = self.planner.recompiled(ask)
+            else:
+                _raise_refusal(answer)
+        raise StorageError(
+            f"the rules of tenant {ask.plan.subject.tenant!r} changed {RECOMPILED_MAX} times while "
+            f"one call was decided; try again"
+        )
+
+    def _unheld(self, ask: Ask, error: StorageError) -> Reservation:
+        """Fail closed, or let the call through without a hold where that was chosen."""
+        if not self._allow_unheld:
+            raise error
+        self.unheld_calls += 1
+        log.error("allowing a call without holding its money, as configured: %s", error)
+        reservation, need = ask.reservation, ask.needs[0]
+        assert need is not None  # noqa: S101 -- the requested tool always has a need
+        verdict = judge(
+            Plan(
+                subject=ask.plan.subject,
+                version=ask.plan.version,
+                start_us=ask.plan.start_us,
+                end_us=ask.plan.end_us,
+                candidates=(unchecked(ask.plan.candidates[0]),),
+            ),
+            (need,),
+            {0: ((), ())},
+        )
+        reservation.candidate = ask.plan.candidates[0]
+        reservation.need = need
+        reservation.amounts = verdict.last.amounts
+        reservation.output_tokens = verdict.last.output_tokens
+        reservation.verdict = verdict
+        reservation.holds = None
+        return reservation
+
+    def _refused(self, decision: Decision, ask: Ask | None) -> None:
+        """Remember a refusal for `explain`, and work out which cheaper models to offer."""
+        if ask is not None and ask.plan.candidates[0].rates is not None:
+            offers = []
+            at_us = ask.plan.start_us
+            first = ask.plan.candidates[0]
+            need = ask.needs[0]
+            for name in self.planner.catalog.cheaper_models(as_tool(first)):
+                priced = self.planner.catalog.priced(name, at_us)
+                if need is not None and priced.rates is not None:
+                    offers.append((name, repriced(priced, need)))
+            decision._offers = tuple(offers)
+        self._refusals[decision.uid] = decision
+        while len(self._refusals) > REFUSALS_REMEMBERED:
+            self._refusals.popitem(last=False)
+
+    def _claim(
+        self,
+        approval_id: str,
+        reservation: Reservation,
+        plan: Plan,
+        needs: tuple[Need | None, ...],
+        digest: str,
+    ) -> Reservation:
+        """Take an approved reservation for its one run, or say in a refusal why not."""
+        item = Claim(
+            tenant=plan.subject.tenant,
+            uid=read_uid(approval_id, "approval_id"),
+            at_us=reservation.counted_us,
+            digest=digest,
+            claim=uuid_text(reservation.uid),
+            expires_us=reservation.expires_us,
+        )
+        try:
+            claimed: Reservation = self._resolve(item)
+        except ApprovalConflict as conflict:
+            need = needs[0]
+            assert need is not None  # noqa: S101 -- the requested tool always has a need
+            reservation.candidate, reservation.need = plan.candidates[0], need
+            reservation.amounts, reservation.output_tokens = (0, 0, 0, 0), 0
+            reservation._balances, reservation.holds = None, None
+            reservation.decision, reservation.state = "denied", "refused"
+            reservation.extra = ReservationExtra(note=str(conflict))
+            return reservation
+        return claimed
+
+    def check(
+        self,
+        *,
+        tenant: str | None = None,
+        user: str | None = None,
+        model: str | None = None,
+        tool: str | None = None,
+        prompt: str | None = None,
+        messages: Any = None,
+        tools: Any = None,
+        input_tokens: int | None = None,
+        max_output_tokens: int | None = None,
+        units: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        fixed_tool: bool = False,
+    ) -> Decision:
+        """Say what `reserve` would decide now, holding nothing. Same arguments, same errors."""
+        name = model if model is not None else tool
+        if name is None or (tool is not None and model is not None):
+            raise InvalidRequest("model", "give either model= or tool=")
+        at_us = self._now()
+        plan = self.planner.plan(
+            tenant,
+            user,
+            name,
+            labels,
+            at_us,
+            by_unit=model is None,
+            fixed_tool=fixed_tool,
+            here=surroundings.get(),
+        )
+        if plan.version != self.storage.version(plan.subject.tenant):
+            self.planner.forget(plan.subject.tenant)
+            plan = self.planner.compile(plan.subject, at_us, plan.origin)
+        decision = Decision.__new__(Decision)
+        needs, decision._method = self.planner.needs(
+                plan,
+                Request(
+                    model is None,
+                    prompt,
+                    messages,
+                    tools,
+                    input_tokens,
+                    max_output_tokens,
+                    units,
+                ),
+            )
+        balances = {}
+        for candidate in plan.candidates:
+            read = self.storage.balances(candidate.keys, at_us)
+            balances[candidate.index] = (
+                [balance.settled + balance.reserved for balance in read],
+                [balance.settled for balance in read],
+            )
+        verdict = judge(plan, needs, balances)
+        step = verdict.last
+        need = needs[step.candidate.index]
+        assert need is not None  # noqa: S101 -- the rule judges only candidates that fit
+        decision.uid = self._ids(at_us)
+        decision.subject = plan.subject
+        decision.candidate = step.candidate
+        decision.need = need
+        decision.amounts = step.amounts
+        decision.output_tokens = step.output_tokens
+        decision.decision = verdict.decision
+        decision.verdict = verdict
+        decision._balances = None
+        decision._offers = ()
+        decision._view = None
+        if verdict.decision == "denied":
+            self._refused(
+                decision, Ask(Reservation.__new__(Reservation), plan, needs)
+            )
+        return decision
+
+    def settle(
+        self,
+        reservation: Reservation | str,
+        response: Any = None,
+        *,
+        usage: Usage | None = None,
+        cost: Decimal | str | int | None = None,
+        tenant: str | None = None,
+        estimated: bool = False,
+    ) -> Settlement:
+        """Settle a reservation at what the call really cost.
+
+        Args:
+            reservation: The reservation, or its id. An id that the store lacks is an error; an
+                object is taken in, since money that was charged is always recorded.
+            response: Any provider's response, object or dict, or the chunks of a stream; or
+            usage: the usage; or
+            cost: USD. With none of them a tool costs its units, as reserved.
+            tenant: With a bare id: whose it must be.
+            estimated: The figures are an estimate; one exact settle may follow.
+
+        Returns:
+            The settlement. Settling again with the same outcome returns the same one.
+
+        Raises:
+            SettlementConflict: It was settled before with another outcome.
+            ReservationNotFound: No such reservation, or another tenant's.
+            InvalidRequest: The response has no usage that is understood; nothing was changed.
+            StorageError: The store can't be reached. With `spooled` the settlement is kept on disk
+                and replayed.
+        """
+        if type(reservation) is Reservation:
+            known = reservation
+            if tenant is not None and tenant != known.subject.tenant:
+                raise ReservationNotFound(f"reservation {known.id} is not of tenant {tenant!r}")
+        else:
+            known = self._found(reservation, tenant)
+        event = self._pricer.settled(
+            known, response, usage, cost, self._now(), estimated=estimated
+        )
+        return self._settle(known, event, lost_ok=type(reservation) is Reservation)
+
+    def _settle(self, known: Reservation, event: UsageEvent, *, lost_ok: bool) -> Settlement:
+        tenant = known.subject.tenant
+        if known.state == "refused":
+            raise ReservationNotFound(
+                f"{known.id} was refused and holds nothing; if it was charged all the same, enter "
+                f"it with record()"
+            )
+        if not lost_ok:
+            event.source = Posting(
+                subject=known.subject,
+                final_tool=known.final_tool,
+                model=known.model,
+                counted_us=known.counted_us,
+            )
+        item = _make(Settle, (tenant, known.uid, event, None, 0))
+        try:
+            answer = self.storage.resolve_one(item)
+            if type(answer) is not UsageEvent:
+                answer = self._retried(item, answer)
+        except StorageError as error:
+            self._keep(item, known, error)
+        if self._alerts:
+            self._announce()
+        settled: Settlement = answer
+        return settled
+
+    def _found(self, reservation: Any, tenant: str | None) -> Reservation:
+        if not isinstance(reservation, str):
+            raise InvalidRequest(
+                "reservation", f"must be a Reservation or its id, got {type(reservation).__name__}"
+            )
+        found = self.storage.find(tenant, read_uid(reservation, "reservation"))
+        if found is None:
+            raise ReservationNotFound(
+                f"reservation {reservation} is not in this store; pass the Reservation object (it "
+                f"travels as to_json()) to record what was charged"
+            )
+        return found
+
+    def _resolve(self, item: Resolution) -> Any:
+        """Hand an item to the store; supply the plan it asks for; turn refusals into errors."""
+        answer = self.storage.resolve_one(item)
+        if isinstance(answer, (Stale, NeedPlan, Unknown, Conflict)):
+            answer = self._retried(item, answer)
+        self._announce()
+        return answer
+
+    def _retried(self, item: Any, answer: Any) -> Any:
+        source = None
+        for _ in range(RECOMPILED_MAX + 1):
+            match answer:
+                case NeedPlan(source=source):
+                    pass
+                case Stale():
+                    self.planner.forget(_tenant_of(item))
+                case Unknown() | Conflict():
+                    _raise_refusal(answer)
+                case _:
+                    return answer
+            item = self._planned(item, source)
+            answer = self.storage.resolve_one(item)
+        if isinstance(answer, (Stale, NeedPlan)):
+            raise StorageError("the rules kept changing while one item was resolved; try again")
+        if isinstance(answer, (Unknown, Conflict)):
+            _raise_refusal(answer)
+        return answer
+
+    def _planned(self, item: Any, source: Any) -> Any:
+        """Give an item the plan for its money's windows."""
+        if isinstance(item, Record):
+            item.plan = self.planner.post_plan(item.event.source)  # type: ignore[arg-type]
+        elif isinstance(item, Settle):
+            return item._replace(
+                plan=self.planner.post_plan(source), correction_uid=self._ids(item.event.at_us)
+            )
+        elif isinstance(item, Approve):
+            moved = Posting(
+                subject=source.subject,
+                final_tool=source.final_tool,
+                model=source.model,
+                counted_us=item.at_us,
+            )
+            item.plan = self.planner.post_plan(moved)
+        else:
+            item.plan = self.planner.post_plan(source)
+        return item
+
+    def settle_result(self, reservation: Reservation, result: Any) -> Settlement:
+        """Settle at what a function returned: its usage, else an estimate of what it holds."""
+        event = self._pricer.returned(reservation, result, self._now())
+        return self._settle(reservation, event, lost_ok=True)
+
+    def settle_expected(self, reservation: Reservation) -> Settlement:
+        """Settle at the expected cost, flagged `estimated`; one exact settle may follow."""
+        event = self._pricer.expected(reservation, self._now())
+        return self._settle(reservation, event, lost_ok=True)
+
+    def release_if_held(self, reservation: Reservation) -> None:
+        """Release what nobody waits for any more; a refusal, or a pending call, stays as it is."""
+        if reservation.state == RESERVED:
+            self.release(reservation)
+
+    def release(self, reservation: Reservation | str, *, tenant: str | None = None) -> Reservation:
+        """Give a reservation's money back: the call was not made, or was not charged.
+
+        Returns:
+            The reservation as it stands; a repeat changes nothing.
+
+        Raises:
+            SettlementConflict: It is settled.
+            ReservationNotFound: No such reservation.
+        """
+        uid, owner = self._named(reservation, tenant)
+        released: Reservation = self._resolve(Release(tenant=owner, uid=uid, at_us=self._now()))
+        return released
+
+    def extend(
+        self,
+        reservation: Reservation | str,
+        *,
+        ttl: timedelta | str | int,
+        tenant: str | None = None,
+    ) -> Reservation:
+        """Let a reservation stay open for another `ttl` from now; never shortens it.
+
+        Raises:
+            ReservationNotFound: It is not open any more.
+        """
+        uid, owner = self._named(reservation, tenant)
+        at_us = self._now()
+        extended: Reservation = self._resolve(
+            Extend(tenant=owner, uid=uid, at_us=at_us, expires_us=at_us + ttl_us(ttl))
+        )
+        return extended
+
+    def _named(self, reservation: Any, tenant: str | None) -> tuple[int, str]:
+        if isinstance(reservation, Reservation):
+            if tenant is not None and tenant != reservation.subject.tenant:
+                raise ReservationNotFound(
+                    f"reservation {reservation.id} is not of tenant {tenant!r}"
+                )
+            return reservation.uid, reservation.subject.tenant
+        if tenant is not None:
+            return read_uid(reservation, "reservation"), tenant
+        found = self._found(reservation, None)
+        return found.uid, found.subject.tenant
+
+    def record(
+        self,
+        response: Any = None,
+        *,
+        id: str,  # noqa: A002 -- the public name
+        tenant: str | None = None,
+        user: str | None = None,
+        model: str | None = None,
+        tool: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        usage: Usage | None = None,
+        cost: Decimal | str | int | None = None,
+        units: int | None = None,
+        at: datetime | None = None,
+    ) -> Settlement:
+        """Enter money that was already spent. Never refused by a limit; idempotent by id.
+
+        Args:
+            response: A provider's response; or `usage=`, or `cost=` in USD, or `units=` of a tool.
+            id: Your name for this event; a repeat with the same arguments changes nothing.
+            model: Which model it was, where the response does not say.
+            at: When it was spent, aware; it picks the windows. By default now.
+
+        Raises:
+            IdempotencyConflict: The id was used with other arguments.
+            UnknownModel: No price is known.
+            InvalidRequest: An argument is wrong.
+        """
+        check_text("id", id)
+        here = surroundings.get()
+        now_us = self._now()
+        counted_us = now_us if at is None else to_us(at, "at")
+        if counted_us > now_us + CLOCK_STEP_LOGGED_US:
+            raise InvalidRequest("at", "must not be in the future")
+        subject = Subject(
+            tenant or here.tenant or DEFAULT_TENANT,
+            user if user is not None else here.user,
+            label_pairs(labels, here),
+        )
+        check_text("tenant", subject.tenant)
+        if subject.user is not None:
+            check_text("user", subject.user)
+        self.planner.rule_set(subject.tenant)
+        event = self._pricer.recorded(
+            id,
+            subject,
+            self.planner.catalog,
+            response=response,
+            usage=usage,
+            cost=cost,
+            units=units,
+            model=model,
+            tool=tool,
+            counted_us=counted_us,
+            at=at,
+            now_us=now_us,
+        )
+        item = Record(event=event, plan=self.planner.post_plan(event.source))  # type: ignore[arg-type]
+        recorded: Settlement = self._resolve(item)
+        return recorded
+
+    def adjust(
+        self,
+        event_id: str,
+        amount: Decimal | str | int,
+        *,
+        reason: str,
+        by: str,
+        id: str | None = None,  # noqa: A002 -- the public name
+        tenant: str | None = None,
+    ) -> Settlement:
+        """Enter a signed correction of an event, in the same windows. Events never change.
+
+        Args:
+            event_id: The event's id.
+            amount: USD to add; negative to take off.
+            reason: Why; kept on the correction.
+            by: Who says so.
+            id: Your name for the correction, which makes it idempotent.
+
+        Raises:
+            NotFound: No such event.
+        """
+        nanousd = to_nano(amount, "amount", signed=True)
+        check_text("reason", reason, most=4_096)
+        check_text("by", by)
+        key = event_key(event_id)
+        event = self.storage.find_event(tenant, key)
+        if event is None:
+            raise NotFound(f"event_id: no event {event_id!r}")
+        at_us = self._now()
+        correction: Settlement = self._resolve(
+            Adjust(
+                tenant=event.tenant,
+                event_key=event.key,
+                key=event_key(id) if id is not None else self._ids(at_us),
+                at_us=at_us,
+                cost_nanousd=nanousd,
+                note=f"{reason} (by {by})",
+                outcome=(event.id, nanousd, reason, by),
+            )
+        )
+        return correction
+
+    # -- around a call ----------------------------------------------------------------------
+
+    def guard(self, **request: Any) -> Guard:
+        """Hold money for the body of a `with` block: same arguments as `reserve`.
+
+        Raises, on entering: `PolicyDenied`, `BudgetExceeded`, `ApprovalRequired`.
+        """
+        from fluxai.guard import Guard
+
+        return Guard(self, request)
+
+    def govern(self, **options: Any) -> Callable[[Any], Any]:
+        """Decorate a function that makes a paid call; see `fluxai.govern.govern`."""
+        from fluxai.govern import govern
+
+        return govern(self, **options)
+
+    @contextmanager
+    def budget(
+        self,
+        limit: Decimal | str | int,
+        *,
+        tenant: str | None = None,
+        **labels: str,
+    ) -> Iterator[Any]:
+        """Put one more limit around every governed call inside, whoever makes it.
+
+        Blocks nest: a call counts in each, so an inner block never exceeds an outer one. The limit
+        is kept in the store like any other, so threads, tasks and other governors on the same store
+        count together.
+
+        Args:
+            limit: USD for everything inside.
+            tenant: Whose budgets the calls inside also count in.
+            **labels: Labels of the calls inside.
+
+        Yields:
+            The block, which shows `spent`, `reserved` and `remaining`.
+        """
+        from fluxai.analytics import BlockBudget
+
+        nanousd = to_nano(limit, "limit")
+        here = surroundings.get()
+        owner = tenant or here.tenant or DEFAULT_TENANT
+        check_text("tenant", owner)
+        if len(dict(here.labels)) + len(labels) + 1 > LABELS_MAX:
+            raise InvalidRequest("labels", f"a call carries at most {LABELS_MAX} labels")
+        value = f"{BUDGET_LABEL}{len(here.limits) + 1}={uuid_text(self._ids(self._now()))}"
+        with budget_block(value, nanousd, tenant=owner, labels=labels):
+            yield BlockBudget(self.storage, owner, value, nanousd, self._now)
+
+    def check_and_route(
+        self,
+        tenant_id: str,
+        user_id: str | None,
+        tool_id: str,
+        estimated_units: int,
+        params: Mapping[str, Any] | None = None,
+        *,
+        hold: bool = False,
+    ) -> Any:
+        """Reserve units of a tool, and settle them at `units × price` unless `hold` is said.
+
+        Returns:
+            A `RouteResult`. `pending_approval` charges nothing.
+        """
+        from fluxai.analytics import RouteResult
+
+        approval = (params or {}).get("approval_id")
+        reservation = self.reserve(
+            tenant=tenant_id,
+            user=user_id,
+            tool=tool_id,
+            units=count("estimated_units", estimated_units, 1),
+            approval_id=approval,
+        )
+        if reservation.allowed and not hold:
+            self.settle(reservation, estimated=True)
+        return RouteResult.of(reservation)
+
+    # -- looking ----------------------------------------------------------------------------
+
+    def budgets(self, tenant: str, user: str | None = None) -> list[Budget]:
+        """List the running accounts of the limits that concern a tenant, and one of its users."""
+        from fluxai.analytics import budgets
+
+        return budgets(self.storage, self.planner.fresh_rules(tenant), tenant, user, self._now())
+
+    def usage(
+        self,
+        tenant: str,
+        *,
+        user: str | None = None,
+        period: Literal["day", "month"] = "day",
+        start: datetime | None = None,
+        end: datetime | None = None,
+        group_by: Sequence[str] = ("tool",),
+    ) -> UsageSummary:
+        """Sum what was settled in a period, by default today or this month of the tenant."""
+        from fluxai.analytics import usage
+
+        return usage(
+            self.storage,
+            self.planner.fresh_rules(tenant),
+            tenant,
+            user=user,
+            period=period,
+            start=start,
+            end=end,
+            group_by=group_by,
+            at_us=self._now(),
+        )
+
+    def events(
+        self, after: int | str | None = None, limit: int = 100, tenant: str | None = None
+    ) -> list[UsageEvent]:
+        """List usage events in the order they were settled, after a sequence number."""
+        return self.storage.events(
+            after=count("after", int(after or 0), 0),
+            limit=count("limit", limit, 1),
+            tenant=tenant,
+        )
+
+    def reservations(
+        self, state: str | None = None, tenant: str | None = None, limit: int = 1_000
+    ) -> list[Reservation]:
+        """List reservations, newest first."""
+        if state is not None:
+            one_of("state", state, ("pending", "reserved", "settled", "released", "expired"))
+        return self.storage.reservations(
+            state=state, tenant=tenant, limit=count("limit", limit, 1)
+        )
+
+    def explain(self, decision: Decision | str, *, tenant: str | None = None) -> Decision:
+        """Return a decision with every policy that was looked at (`looked_at`), in order.
+
+        Raises:
+            NotFound: It is neither a stored reservation nor one of the last refusals.
+        """
+        if isinstance(decision, Decision):
+            return decision
+        uid = read_uid(decision, "id")
+        found = self._refusals.get(uid) or self.storage.find(tenant, uid)
+        if found is None or (tenant is not None and found.subject.tenant != tenant):
+            raise NotFound(
+                f"id: no decision {decision!r}; reservations are kept in the store, refusals only "
+                f"the last {REFUSALS_REMEMBERED} of this process"
+            )
+        return found
+
+    def expire(self, limit: int = 1_000) -> Overdue:
+        """End reservations whose time is over. Says how many were released and settled."""
+        done = self.storage.expire(
+            self._now(), limit=count("limit", limit, 1), on_expiry=self._on_expiry
+        )
+        self._announce()
+        return done
+
+    def verify(self) -> LedgerReport:
+        """Prove that every balance equals its events and open reservations."""
+        return self.storage.verify()
+
+    # -- faults -----------------------------------------------------------------------------
+
+    def _announce(self) -> None:
+        """Hand alerts to the sinks. A sink that raises must not lose money: logged, counted."""
+        alerts = self._alerts
+        while alerts:
+            try:
+                alert = alerts.popleft()
+            except IndexError:  # another thread announced it
+                return
+            for sink in self.sinks:
+                try:
+                    sink(alert)
+                except Exception:
+                    self.sink_errors += 1
+                    log.exception("a sink failed on %s", alert)
+
+    def _spool_file(self) -> Spool | None:
+        if self._spool is None:
+            from fluxai.spool import open_spool
+
+            self._spool = open_spool(self._spool_path, self.storage)
+        return self._spool
+
+    def _keep(self, item: Settle, known: Reservation, error: StorageError) -> NoReturn:
+        """Keep a settlement on disk that the store could not take."""
+        spool = self._spool_file()
+        if spool is None:
+            raise error
+        spool.keep(item, known)
+        raise StorageError(
+            f"{error}; the settlement of {known.id} is kept in {spool.path} and will be replayed",
+            spooled=True,
+        ) from error
+
+    def replay_spool(self) -> int:
+        """Settle what was spooled. Runs on open; returns how many were settled."""
+        spool = self._spool_file()
+        return 0 if spool is None else spool.replay(self._replay_one)
+
+    def _replay_one(self, item: Settle) -> None:
+        answer = self.storage.resolve_one(item)
+        if isinstance(answer, Conflict):
+            log.warning("a spooled settlement was settled otherwise meanwhile: %s", answer.message)
+            return
+        if type(answer) is not UsageEvent:
+            self._retried(item, answer)
+
+    def close(self) -> None:
+        """Finish what is queued and let go of the store."""
+        self.hops.close()
+        self.storage.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _tenant_of(item: Any) -> str:
+    tenant: str = item.event.tenant if isinstance(item, Record) else item.tenant
+    return tenant
+
+
+def _raise_refusal(answer: Any) -> NoReturn:
+    """Turn what a store answered into the error that names it."""
+    if isinstance(answer, Unknown):
+        shown = answer.uid if isinstance(answer.uid, str) else uuid_text(answer.uid)
+        if answer.what == "reservation":
+            raise ReservationNotFound(f"no open or remembered reservation {shown} of that tenant")
+        raise NotFound(f"{answer.what}: no {answer.what} {shown}")
+    if isinstance(answer, Conflict):
+        known: dict[str, type[FluxAIError]] = {
+            "IdempotencyConflict": IdempotencyConflict,
+            "SettlementConflict": SettlementConflict,
+            "ReservationNotFound": ReservationNotFound,
+            "StorageError": StorageError,
+        }
+        kind = known.get(answer.error)
+        if kind is None:
+            raise ApprovalConflict(answer.message)
+        raise kind(answer.message)
+    raise StorageError(f"the store answered {answer!r}")
+

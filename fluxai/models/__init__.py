@@ -1,0 +1,22 @@
+"""Which models there are, what they cost, and which can take another's place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fluxai.models.model import Model
+    from fluxai.models.registry import ModelRegistry, cheapest_able
+
+__all__ = ["Model", "ModelRegistry", "cheapest_able"]
+
+_HOMES = {"Model": "model", "ModelRegistry": "registry", "cheapest_able": "registry"}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{home}"), name)

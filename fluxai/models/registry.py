@@ -1,0 +1,157 @@
+"""`ModelRegistry`: every known model, and the user's own."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from fluxai.core.errors import UnknownModel
+from fluxai.costs.book import OWN, PriceBook, in_force
+from fluxai.costs.names import provider_name
+
+if TYPE_CHECKING:
+    from fluxai.costs.table import Line
+    from fluxai.models.model import Model
+
+
+class ModelRegistry:
+    """Models by any spelling of their id, with the prices in force.
+
+    The bundled ones come from the price table; `put` adds models of your own, or replaces bundled
+    ones. Safe to use from several threads.
+    """
+
+    def __init__(self, book: PriceBook | None = None) -> None:
+        self._book = PriceBook() if book is None else book
+        self._own: dict[tuple[str, str], Model] = {}
+        #: The hot path: see `PriceBook.rates`.
+        self.rates = self._book.rates
+
+    @property
+    def version(self) -> str:
+        """Where the bundled prices come from, with version and date."""
+        return self._book.table.version
+
+    def get(self, model_id: str, *, provider: str | None = None) -> Model:
+        """Return a model by any spelling that a provider uses.
+
+        Raises:
+            UnknownModel: No such model has a price. Names similar ids.
+        """
+        now_us = _now_us()
+        rates = self.rates(model_id, now_us, provider=provider)
+        own = self._own.get((rates.provider, rates.model.lower()))
+        if own is not None:
+            return own
+        found = self._book.find(model_id, provider)
+        if found is None:  # the rates above would have raised
+            raise UnknownModel(f"no price is known for model {model_id!r:.120}")
+        return _described(found[0], found[1], now_us)
+
+    def list(
+        self,
+        provider: str | None = None,
+        tier: str | None = None,
+        capability: str | None = None,
+        enabled: bool | None = None,  # noqa: FBT001 -- a filter, named in the published API
+    ) -> list[Model]:
+        """Return the models that pass every given filter, cheapest first."""
+        now_us = _now_us()
+        name = provider_name(provider) if provider is not None else None
+        own = [m for m in self._own.values() if name is None or m.provider == name]
+        hidden = {(m.provider, m.id.lower()) for m in own}
+        found = list(own)
+        for home in self._book.table.providers.values():
+            if name is not None and home.id != name:
+                continue
+            found.extend(
+                _described(home.id, line, now_us)
+                for line in home.lines
+                if line["prices"] and (home.id, line["id"].lower()) not in hidden
+            )
+        found = [
+            model
+            for model in found
+            if (tier is None or model.tier == tier)
+            and (capability is None or capability in model.capabilities)
+            and (enabled is None or model.enabled == enabled)
+        ]
+        return sorted(found, key=_cheapness)
+
+    def put(self, model: Model) -> Model:
+        """Add a model of your own, or replace one. Its prices hold from now on, for any time."""
+        provider = provider_name(model.provider)
+        if provider != model.provider:
+            model = model.model_copy(update={"provider": provider})
+        line: dict[str, object] = {"id": model.id, "prices": [[None, model.prices()]]}
+        if model.context_window:
+            line["context"] = model.context_window
+        if model.max_output:
+            line["output"] = model.max_output
+        if model.free:
+            line["free"] = "free_model"
+        line["source"] = OWN
+        self._own[provider, model.id.lower()] = model
+        self._book.put(provider, line)
+        return model
+
+    def delete(self, model_id: str, *, provider: str = "custom") -> bool:
+        """Take a model of your own out; a bundled one of that id is back. Say whether it was in."""
+        provider = provider_name(provider)
+        found = self._own.pop((provider, model_id.lower()), None)
+        if found is not None:
+            self._book.discard(provider, model_id)
+        return found is not None
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def _described(provider: str, line: Line, at_us: int) -> Model:
+    from fluxai.models.catalog import describe
+
+    return describe(provider, line, in_force(line["prices"], at_us))
+
+
+def _cheapness(model: Model) -> tuple[object, ...]:
+    entering = model.input_price or 0
+    leaving = model.output_price or 0
+    return (3 * entering + leaving, model.provider, model.id)
+
+
+__all__ = ["ModelRegistry", "cheapest_able"]
+
+
+def cheapest_able(
+    registry: ModelRegistry,
+    model_id: str,
+    *,
+    provider: str | None = None,
+    context_needed: int | None = None,
+) -> Model | None:
+    """Return the cheapest model of the same provider that can take a model's place.
+
+    It has all its capabilities, at least its context window (or `context_needed` tokens), and is
+    dearer neither on input nor on output. Models that cost nothing are left out: what is free has
+    limits that the price table does not tell.
+
+    Raises:
+        UnknownModel: `model_id` has no price.
+    """
+    wanted = registry.get(model_id, provider=provider)
+    window = context_needed or wanted.context_window or 0
+    limit_in = wanted.input_price or 0
+    limit_out = wanted.output_price or 0
+    for model in registry.list(provider=wanted.provider, enabled=True):
+        if model.id == wanted.id or model.free or model.input_price is None:
+            continue
+        if (
+            model.input_price <= limit_in
+            and (model.output_price or 0) <= limit_out
+            and (model.input_price, model.output_price) != (limit_in, limit_out)
+            and (model.context_window or 0) >= window
+            and wanted.capabilities <= model.capabilities
+        ):
+            return model
+    return None

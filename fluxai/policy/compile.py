@@ -1,0 +1,464 @@
+"""From policies to a plan: which checks apply to one subject and tool, in which order they act.
+
+Pure. What decides about a tenant is indexed once per version (`RuleSet`), so that compiling a plan
+looks at the policies that apply, not at all there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import ROUND_CEILING
+from typing import Any, NamedTuple, Protocol
+
+from fluxai.core.ledger import (
+    DEFAULT_OUTPUT_TOKENS,
+    MEASURES,
+    Candidate,
+    Check,
+    CounterKey,
+    Plan,
+    Subject,
+)
+from fluxai.core.money import to_nano
+from fluxai.core.windows import MAX_US, MIN_US, Calendar, Window, to_us, window_at
+from fluxai.policy.records import Grant, Policy, Tenant, User
+
+_SCOPE_ORDER = {"tool": 0, "label": 1, "user": 2, "tenant": 3}
+_DECISION_ORDER = {"deny": 0, "require_approval": 1, "downgrade": 2, "allow": 3}
+_UTC_DAY_US = 86_400_000_000
+
+
+class PricedTool(NamedTuple):
+    """What is known of a tool or model that a request may run on.
+
+    Attributes:
+        id: Canonical; policies and counters use it.
+        model: The id to send, None for a tool that is no model.
+        rates: The model's price card, None without one.
+        unit_rate: Nano-USD per million units of the tool's record, None without one.
+        premium: Whether a `free` plan moves away from it.
+        until_us: Until when these prices are in force.
+    """
+
+    id: str
+    model: str | None
+    rates: Any
+    unit_rate: int | None
+    max_output: int
+    premium: bool
+    until_us: int
+
+
+class Catalog(Protocol):
+    """What a compiler asks about tools."""
+
+    def canonical(self, tool_id: str) -> str:
+        """Return the id under which a tool is counted, for any spelling."""
+        ...
+
+    def priced(self, tool_id: str, at_us: int) -> PricedTool:
+        """Return a tool's prices. Raises `UnknownModel` or `NotFound`."""
+        ...
+
+    def fallback(self, tool: PricedTool, named: str | None, at_us: int) -> PricedTool | None:
+        """Return what can stand in for a tool: able, and never dearer; None where nothing can."""
+        ...
+
+
+class Rule(NamedTuple):
+    """One policy, ready to be compiled."""
+
+    policy: Policy
+    id: str
+    measure: int
+    limit: int
+    kind: str
+    rank: tuple[int, int, int, str]
+    #: Calendar windows are computed once per tenant; others have bounds of their own.
+    grants: tuple[tuple[int, int], ...]
+
+    def limit_at(self, at_us: int) -> tuple[int, int]:
+        """Return the limit with what is granted at an instant, and until when that holds."""
+        limit, until_us = self.limit, MAX_US
+        for amount, end_us in self.grants:
+            if at_us < end_us:
+                limit += amount
+                until_us = min(until_us, end_us)
+        return limit, until_us
+
+
+class RuleIndex:
+    """Policies of one scope of validity (`"*"`, or one tenant), found by whom they concern."""
+
+    __slots__ = ("label", "rules", "tenant", "tool", "user")
+
+    def __init__(
+        self,
+        policies: Iterable[Policy],
+        grants: Iterable[Grant],
+        canonical: Callable[[str], str],
+    ) -> None:
+        raised: dict[str, list[tuple[int, int]]] = {}
+        measures: dict[str, str] = {}
+        self.rules: dict[str, Rule] = {}
+        policies = list(policies)
+        for policy in policies:
+            measures[policy.id or ""] = policy.counts
+        for grant in grants:
+            amount = (
+                to_nano(grant.amount)
+                if measures.get(grant.policy_id) == "cost"
+                else int(grant.amount)
+            )
+            raised.setdefault(grant.policy_id, []).append((amount, to_us(grant.until, "until")))
+        self.tenant: list[Rule] = []
+        self.user: dict[str | None, list[Rule]] = {}
+        self.tool: dict[str | None, list[Rule]] = {}
+        self.label: dict[str | None, list[Rule]] = {}
+        for policy in policies:
+            rule = rule_of(policy, tuple(raised.get(policy.id or "", ())))
+            self.rules[rule.id] = rule
+            if policy.scope == "tenant":
+                self.tenant.append(rule)
+            elif policy.scope == "user":
+                self.user.setdefault(policy.scope_id, []).append(rule)
+            elif policy.scope == "tool":
+                tool = None if policy.scope_id is None else canonical(policy.scope_id)
+                self.tool.setdefault(tool, []).append(rule)
+            else:
+                self.label.setdefault(policy.scope_id, []).append(rule)
+
+    def applying(self, subject: Subject, tool: str) -> Iterable[tuple[Rule, str, str]]:
+        """List (rule, scope, value) of what applies."""
+        for rule in self.tenant:
+            yield rule, "tenant", subject.tenant
+        if self.user and subject.user is not None:
+            for user in (subject.user, None):
+                for rule in self.user.get(user, ()):
+                    yield rule, "user", subject.user
+        if self.tool:
+            for name in (tool, None):
+                for rule in self.tool.get(name, ()):
+                    yield rule, "tool", tool
+        if self.label:
+            for key, value in subject.labels:
+                pair = f"{key}={value}"
+                for name in (pair, key, None):
+                    for rule in self.label.get(name, ()):
+                        yield rule, "label", pair
+
+
+def rule_of(policy: Policy, grants: tuple[tuple[int, int], ...] = ()) -> Rule:
+    """Prepare one policy."""
+    name = policy.id or "unnamed"
+    return Rule(
+        policy,
+        name,
+        MEASURES.index(policy.counts),
+        policy.limit_units(),
+        policy.window_kind,
+        (
+            -policy.priority,
+            _SCOPE_ORDER[policy.scope],
+            _DECISION_ORDER[policy.decision],
+            name,
+        ),
+        grants,
+    )
+
+
+class Extra(NamedTuple):
+    """A limit that a request brings along: that of a `governor.budget()` block."""
+
+    value: str
+    limit: int
+
+
+class RuleSet:
+    """All that decides about one tenant at one version."""
+
+    __slots__ = ("_windows", "calendar", "every", "own", "tenant", "version")
+
+    def __init__(
+        self,
+        *,
+        tenant_id: str,
+        tenant: Tenant | None,
+        version: tuple[int, int],
+        every: RuleIndex,
+        own: RuleIndex,
+    ) -> None:
+        self.tenant = tenant if tenant is not None else Tenant(id=tenant_id)
+        self.version = version
+        self.every = every
+        self.own = own
+        self.calendar = tenant.calendar() if tenant is not None else Calendar.UTC
+        self._windows: dict[str, Window] = {}
+
+    def window(self, kind: str, at_us: int) -> Window:
+        """Return the window of a kind that holds an instant, remembering the last one."""
+        if kind == "total" or kind == "concurrent" or kind.startswith("rolling:"):
+            return Window(MIN_US, MAX_US)
+        window = self._windows.get(kind)
+        if window is None or not window.start_us <= at_us < window.end_us:
+            window = self._windows[kind] = window_at(kind, at_us, self.calendar)  # type: ignore[arg-type]
+        return window
+
+    def applying(
+        self, subject: Subject, tool: PricedTool, user: User | None
+    ) -> list[tuple[Rule, str, str]]:
+        """List every (rule, scope, value) that applies, those derived from records included."""
+        found = [*self.own.applying(subject, tool.id), *self.every.applying(subject, tool.id)]
+        replaced = {
+            (scope, value, rule.measure, rule.kind)
+            for rule, scope, value in found
+            if rule.policy.decision != "allow" or rule.policy.mode == "enforce"
+        }
+        for rule, scope, value in self._derived(subject, tool, user):
+            kept = rule.policy.decision == "allow"
+            if kept or (scope, value, rule.measure, rule.kind) not in replaced:
+                found.append((rule, scope, value))
+        return found
+
+    def _derived(
+        self, subject: Subject, tool: PricedTool, user: User | None
+    ) -> Iterable[tuple[Rule, str, str]]:
+        for policy in self.derived_policies([] if user is None else [user]):
+            yield rule_of(policy), policy.scope, policy.scope_id or subject.tenant
+        if self.tenant.plan == "free" and tool.premium:
+            policy = Policy(
+                tenant_id=self.tenant.id,
+                scope="tool",
+                scope_id=tool.id,
+                limit_type="per_request",
+                limit_value=0,  # type: ignore[arg-type]
+                decision="downgrade",
+                id=f"plan_free:{tool.id}",
+            )
+            yield rule_of(policy), "tool", tool.id
+
+    def derived_policies(self, users: Iterable[User]) -> Iterable[Policy]:
+        """List the policies that the limits on records stand for."""
+        tenant = self.tenant
+        period = tenant.limit_period
+        for name, limit, decision in (
+            ("hard_limit", tenant.hard_limit, "deny"),
+            ("soft_limit", tenant.soft_limit, "allow"),
+        ):
+            if limit is not None:
+                yield Policy(
+                    tenant_id=tenant.id,
+                    limit_type=period,
+                    limit_value=limit,
+                    decision=decision,  # type: ignore[arg-type]
+                    id=f"{name}:{tenant.id}",
+                )
+        for user in users:
+            if user.personal_cap is not None:
+                yield Policy(
+                    tenant_id=tenant.id,
+                    scope="user",
+                    scope_id=user.id,
+                    limit_type=period,
+                    limit_value=user.personal_cap,
+                    id=f"personal_cap:{user.id}",
+                )
+
+
+def compile_plan(
+    rules: RuleSet,
+    subject: Subject,
+    requested: PricedTool,
+    catalog: Catalog,
+    *,
+    at_us: int,
+    user: User | None = None,
+    fixed_tool: bool = False,
+    extras: Sequence[Extra] = (),
+    default_output: int = DEFAULT_OUTPUT_TOKENS,
+) -> Plan:
+    """Compile what has to be checked for one subject and tool.
+
+    Args:
+        rules: The tenant's rules.
+        subject: Who spends.
+        requested: The tool that was asked for, with its prices.
+        catalog: Knows tools and their prices.
+        at_us: Picks windows, prices and grants.
+        user: The user's record, where there is one.
+        fixed_tool: The caller can't change the tool, so there are no fallbacks.
+        extras: Limits of the surrounding `budget()` blocks.
+        default_output: Most output tokens granted to a call without a cap of its own.
+    """
+    applying = sorted(rules.applying(subject, requested, user), key=lambda found: found[0].rank)
+    tools = [requested]
+    leads: dict[str, int] = {}
+    for rule, _, _ in applying:
+        policy = rule.policy
+        if policy.decision != "downgrade" or policy.mode != "enforce":
+            continue
+        named = policy.fallback_tool_id
+        if named is not None and catalog.canonical(named) == requested.id:
+            leads[rule.id] = 0
+            continue
+        stand_in = None if fixed_tool else catalog.fallback(requested, named, at_us)
+        if stand_in is None:
+            continue
+        known = next((n for n, tool in enumerate(tools) if tool.id == stand_in.id), None)
+        if known is None:
+            tools.append(stand_in)
+            known = len(tools) - 1
+        leads[rule.id] = known
+    end_us = min((at_us // _UTC_DAY_US + 1) * _UTC_DAY_US, *(tool.until_us for tool in tools))
+    start_us = at_us // _UTC_DAY_US * _UTC_DAY_US
+    candidates = []
+    for index, tool in enumerate(tools):
+        found = applying
+        if index:
+            found = sorted(rules.applying(subject, tool, user), key=lambda found: found[0].rank)
+        candidate, window = _candidate(
+            index, tool, requested, found, leads, rules, subject, at_us, extras, default_output
+        )
+        candidates.append(candidate)
+        start_us, end_us = max(start_us, window.start_us), min(end_us, window.end_us)
+    return Plan(
+        subject=subject,
+        version=rules.version,
+        start_us=start_us,
+        end_us=end_us,
+        candidates=tuple(candidates),
+    )
+
+
+def _candidate(
+    index: int,
+    tool: PricedTool,
+    requested: PricedTool,
+    applying: Sequence[tuple[Rule, str, str]],
+    leads: Mapping[str, int],
+    rules: RuleSet,
+    subject: Subject,
+    at_us: int,
+    extras: Sequence[Extra],
+    default_output: int,
+) -> tuple[Candidate, Window]:
+    slots: dict[CounterKey, int] = {}
+    keys: list[tuple[CounterKey, int]] = []
+    counts: list[int] = []
+    checks: list[Check] = []
+    start_us, until_us = MIN_US, MAX_US
+
+    def slot_of(scope: str, value: str, measure: int, kind: str, window: Window) -> int:
+        # Open reservations are counted the same whatever they cost: one counter per value.
+        name = "requests" if MEASURES[measure] == "concurrent" else MEASURES[measure]
+        key = CounterKey(subject.tenant, scope, value, name, kind, window.start_us)
+        slot = slots.get(key)
+        if slot is None:
+            slot = slots[key] = len(keys)
+            keys.append((key, window.end_us))
+            counts.append(measure)
+        return slot
+
+    for rule, scope, value in applying:
+        policy = rule.policy
+        limit, granted_until_us = rule.limit_at(at_us)
+        until_us = min(until_us, granted_until_us)
+        slot, end_us = -1, MAX_US
+        if rule.kind != "per_request":
+            window = rules.window(rule.kind, at_us)
+            start_us, until_us = max(start_us, window.start_us), min(until_us, window.end_us)
+            slot = slot_of(scope, value, rule.measure, rule.kind, window)
+            end_us = window.end_us
+        lead = leads.get(rule.id, -1)
+        checks.append(
+            Check(
+                policy_id=rule.id,
+                scope=scope,
+                scope_id=None if scope == "tenant" else value,
+                limit_type=policy.limit_type,
+                measure=rule.measure,
+                limit=limit,
+                decision=policy.decision,
+                mode=policy.mode,
+                slot=slot,
+                fallback=lead if lead > 0 else -1,
+                end_us=end_us,
+                alert_at=alerts_of(policy, limit) if slot >= 0 else (),
+                rank=rule.rank,
+                forgiven=policy.decision == "downgrade" and lead == index,
+            )
+        )
+    for extra in extras:
+        window = Window(MIN_US, MAX_US)
+        checks.append(
+            Check(
+                policy_id=f"budget:{extra.value.partition('=')[2]}",
+                scope="label",
+                scope_id=extra.value,
+                limit_type="total",
+                measure=0,
+                limit=extra.limit,
+                decision="deny",
+                mode="enforce",
+                slot=slot_of("label", extra.value, 0, "total", window),
+                fallback=-1,
+                end_us=MAX_US,
+                alert_at=(),
+                rank=(0, 1, 0, extra.value),
+            )
+        )
+    candidate = Candidate(
+        index=index,
+        tool=tool.id,
+        model=tool.model,
+        requested_tool=requested.id,
+        rates=tool.rates,
+        unit_rate=tool.unit_rate,
+        max_output=min(tool.max_output, default_output),
+        checks=tuple(checks),
+        keys=tuple(keys),
+        counts=tuple(counts),
+    )
+    return candidate, Window(start_us, until_us)
+
+
+def alerts_of(policy: Policy, limit: int) -> tuple[tuple[int, str], ...]:
+    """Return (amount, share) of the shares that a policy announces."""
+    return tuple(
+        (int((share * limit).to_integral_value(ROUND_CEILING)), str(share))
+        for share in policy.alert_at
+    )
+
+
+def feeds(policy: Policy, key: CounterKey) -> bool:
+    """Say whether a policy makes calls count in a counter (a tool's spelling left aside)."""
+    measure = "requests" if policy.counts == "concurrent" else policy.measure
+    if policy.tenant_id not in ("*", key.tenant):
+        return False
+    if (policy.scope, measure, policy.window_kind) != (key.scope, key.measure, key.kind):
+        return False
+    if policy.scope in ("tenant", "tool") or policy.scope_id in (None, key.value):
+        return True
+    return policy.scope == "label" and key.value.startswith(f"{policy.scope_id}=")
+
+
+def find_cycle(edges: Mapping[str, Iterable[str]]) -> list[str] | None:
+    """Return a cycle of fallbacks, first tool repeated at its end, or None."""
+    done: set[str] = set()
+    for start in edges:
+        path: list[str] = []
+        stack: list[tuple[str, bool]] = [(start, False)]
+        while stack:
+            node, leaving = stack.pop()
+            if leaving:
+                path.pop()
+                done.add(node)
+                continue
+            if node in path:
+                return [*path[path.index(node) :], node]
+            if node in done:
+                continue
+            path.append(node)
+            stack.append((node, True))
+            stack.extend((target, False) for target in edges.get(node, ()))
+    return None

@@ -1,0 +1,256 @@
+"""The records that people write: tenants, users, tools, policies, grants.
+
+Amounts are `Decimal` USD (text and int are accepted, floats refused). Unknown fields are refused.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
+
+from fluxai.core.errors import ConfigurationError
+from fluxai.core.money import to_nano
+from fluxai.core.windows import Calendar, WeekDay, parse_duration
+
+ID_LENGTH_MAX = 256
+
+Scope = Literal["tenant", "user", "tool", "label"]
+LimitType = Literal[
+    "per_request",
+    "per_minute",
+    "hourly",
+    "daily",
+    "weekly",
+    "monthly",
+    "rolling",
+    "total",
+    "concurrent",
+]
+Measure = Literal["cost", "tokens", "requests"]
+PolicyDecision = Literal["deny", "downgrade", "require_approval", "allow"]
+
+
+def _no_float(value: object) -> object:
+    if isinstance(value, float):
+        raise ValueError(
+            f"floats can't hold money exactly; pass Decimal('{value}') or the text '{value}'"
+        )
+    return value
+
+
+def _clean_id(value: str) -> str:
+    if value != value.strip() or any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
+        raise ValueError("must not begin or end with spaces, nor hold control characters")
+    return value
+
+
+Id = Annotated[str, Field(min_length=1, max_length=ID_LENGTH_MAX), AfterValidator(_clean_id)]
+#: USD, exact to the nano-USD.
+Usd = Annotated[
+    Decimal,
+    BeforeValidator(_no_float),
+    AfterValidator(lambda value: (to_nano(value), value)[1]),
+    PlainSerializer(str, return_type=str, when_used="json"),
+]
+
+
+def _usd_only(currency: str | None) -> str | None:
+    if currency not in (None, "USD"):
+        raise ConfigurationError(
+            f"currency {currency!r} is not supported; budgets are kept in USD: write currency='USD'"
+        )
+    return currency
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+
+
+class Tenant(_Record):
+    """Who has budgets of its own, and in which calendar they run."""
+
+    id: Id
+    name: str | None = None
+    plan: Literal["free", "pro", "enterprise"] | None = None
+    soft_limit: Usd | None = None
+    hard_limit: Usd | None = None
+    limit_period: Literal["monthly", "daily"] = "monthly"
+    timezone: str = "UTC"
+    week_start: WeekDay = "monday"
+    fiscal_month_start: Annotated[int, Field(ge=1, le=31)] = 1
+    currency: str = "USD"
+
+    @field_validator("currency")
+    @classmethod
+    def _currency(cls, value: str) -> str:
+        _usd_only(value)
+        return value
+
+    @model_validator(mode="after")
+    def _calendar(self) -> Self:
+        self.calendar()
+        if self.id == "*":
+            raise ValueError("id: '*' stands for every tenant in policies and can't be one")
+        return self
+
+    def calendar(self) -> Calendar:
+        """Return the calendar its windows follow."""
+        return Calendar(
+            timezone=self.timezone,
+            week_start=self.week_start,
+            fiscal_month_start=self.fiscal_month_start,
+        )
+
+
+class User(_Record):
+    """A member of a tenant. `personal_cap` limits what it spends in the tenant's limit period."""
+
+    id: Id
+    tenant_id: Id
+    email: str | None = None
+    role: Literal["member", "admin"] = "member"
+    personal_cap: Usd | None = None
+
+
+class Tool(_Record):
+    """Something that is paid for by the unit. `cost_per_unit` is USD for one."""
+
+    id: Id
+    name: str | None = None
+    category: Literal["custom", "llm", "search", "db"] = "custom"
+    tier: Literal["standard", "cheap", "premium"] = "standard"
+    cost_per_unit: Annotated[
+        Decimal,
+        BeforeValidator(_no_float),
+        Field(ge=0, le=Decimal(1_000_000), allow_inf_nan=False),
+        PlainSerializer(str, return_type=str, when_used="json"),
+    ]
+    unit: Literal["requests", "tokens"] = "requests"
+
+    def unit_rate(self) -> int:
+        """Return the price in nano-USD per million units, rounded up."""
+        return int((self.cost_per_unit * 10**15).to_integral_value("ROUND_CEILING"))
+
+
+class Policy(_Record):
+    """A rule: scope + limit + what happens when it would be crossed.
+
+    `tenant_id="*"` concerns every tenant, each with its own account. `scope_id=None` gives each
+    user, tool or label value its own account; an id limits that one (labels: `key` or
+    `key=value`). `limit_value` is USD for the measure `cost`, a whole number otherwise.
+    """
+
+    tenant_id: Id
+    scope: Scope = "tenant"
+    scope_id: Id | None = None
+    limit_type: LimitType
+    limit_value: Annotated[
+        Decimal,
+        BeforeValidator(_no_float),
+        Field(ge=0, allow_inf_nan=False),
+        PlainSerializer(str, return_type=str, when_used="json"),
+    ]
+    measure: Measure = "cost"
+    decision: PolicyDecision = "deny"
+    fallback_tool_id: Id | None = None
+    window: timedelta | str | None = None
+    alert_at: tuple[Annotated[Decimal, BeforeValidator(lambda v: str(v))], ...] = (
+        Decimal("0.8"),
+        Decimal("1.0"),
+    )
+    mode: Literal["enforce", "shadow"] = "enforce"
+    priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
+    currency: str | None = None
+    id: Id | None = None
+
+    @field_validator("currency")
+    @classmethod
+    def _currency(cls, value: str | None) -> str | None:
+        return _usd_only(value)
+
+    @field_validator("window")
+    @classmethod
+    def _window(cls, value: timedelta | str | None) -> timedelta | None:
+        return None if value is None else timedelta(microseconds=parse_duration(value))
+
+    @field_validator("alert_at")
+    @classmethod
+    def _alerts(cls, value: tuple[Decimal, ...]) -> tuple[Decimal, ...]:
+        for share in value:
+            if not share.is_finite() or not 0 < share <= 10:
+                raise ValueError("each share must be above 0 and at most 10, such as 0.8 for 80 %")
+        return tuple(sorted(set(value)))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        counts = self.measure != "cost" or self.limit_type == "concurrent"
+        if counts and self.limit_value != self.limit_value.to_integral_value():
+            raise ValueError(f"limit_value: a limit of {self.measure} must be a whole number")
+        if counts and self.limit_value > 10**15:
+            raise ValueError("limit_value: must be at most 10^15")
+        if not counts:
+            to_nano(self.limit_value, "limit_value")
+        if (self.window is not None) != (self.limit_type == "rolling"):
+            raise ValueError(
+                "window: goes with limit_type='rolling', and a rolling limit needs one: '24h'"
+            )
+        if self.scope == "tenant" and self.scope_id not in (None, self.tenant_id):
+            raise ValueError("scope_id: a tenant's policy has none; tenant_id names the tenant")
+        if self.fallback_tool_id is not None and self.decision != "downgrade":
+            raise ValueError("fallback_tool_id: goes with decision='downgrade'")
+        if self.scope == "tool" and self.scope_id is not None:
+            if self.scope_id == self.fallback_tool_id:
+                raise ValueError("fallback_tool_id: a tool can't fall back to itself")
+        return self
+
+    @property
+    def window_kind(self) -> str:
+        """The window's kind as counters name it: `rolling:<microseconds>` carries its length."""
+        if self.limit_type == "rolling":
+            assert self.window is not None  # noqa: S101 -- checked above
+            return f"rolling:{parse_duration(self.window)}"
+        return self.limit_type
+
+    @property
+    def counts(self) -> str:
+        """What is counted: `concurrent`, or the measure."""
+        return "concurrent" if self.limit_type == "concurrent" else self.measure
+
+    def limit_units(self) -> int:
+        """Return the limit in what the ledger counts: nano-USD, or plain counts."""
+        return to_nano(self.limit_value) if self.counts == "cost" else int(self.limit_value)
+
+
+class Grant(_Record):
+    """A temporary raise of a policy's limit, until an instant."""
+
+    id: Id
+    policy_id: Id
+    tenant_id: Id
+    amount: Annotated[
+        Decimal,
+        BeforeValidator(_no_float),
+        Field(gt=0, allow_inf_nan=False),
+        PlainSerializer(str, return_type=str, when_used="json"),
+    ]
+    until: AwareDatetime
+    by: Id
+    granted_at: datetime | None = None
+
+
+def dump(record: BaseModel) -> dict[str, Any]:
+    """Turn a record into what storage keeps."""
+    return record.model_dump(mode="json")

@@ -1,0 +1,313 @@
+"""The governor's registries: records that people put, kept in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from fluxai.core.errors import InvalidRequest, NotFound, UnknownModel
+from fluxai.core.ids import uuid_text
+from fluxai.core.ledger import CounterKey
+from fluxai.core.money import to_nano
+from fluxai.core.windows import from_us
+from fluxai.policy.compile import feeds, find_cycle
+from fluxai.policy.records import Grant, Policy, Tenant, Tool, User, dump
+from fluxai.storage.base import Change
+
+if TYPE_CHECKING:
+    from fluxai.governor import Governor
+    from fluxai.models.model import Model
+
+
+class _Registry:
+    kind: str
+
+    def __init__(self, governor: Governor) -> None:
+        self._governor = governor
+
+    def _apply(self, *changes: Change, drop: Callable[[CounterKey], bool] | None = None) -> None:
+        """Change records. `drop` names the counters that nothing feeds any more after it.
+
+        A counter is a sum kept at hand: one that is dropped too many is opened again from its
+        events and open reservations, but one that stayed unfed would be wrong later.
+        """
+        governor = self._governor
+        governor.storage.apply(changes, drop=drop)
+        for change in changes:
+            governor.planner.forget(change.scope)
+
+    def _missing(self, record_id: str) -> NotFound:
+        return NotFound(f"{self.kind}: no {self.kind} {record_id!r}")
+
+    def _rows(self, **where: Any) -> list[dict[str, Any]]:
+        return self._governor.storage.records(self.kind, **where)
+
+
+def _matching(records: Iterable[Any], filters: dict[str, Any]) -> list[Any]:
+    found = list(records)
+    for name, wanted in filters.items():
+        for record in found:
+            if not hasattr(record, name):
+                raise InvalidRequest(name, f"{type(record).__name__} has no such field")
+        found = [record for record in found if getattr(record, name) == wanted]
+    return found
+
+
+class Tenants(_Registry):
+    """`governor.tenants`."""
+
+    kind = "tenant"
+
+    def put(self, tenant: Tenant) -> Tenant:
+        """Add or replace a tenant. A changed calendar opens new windows from the events."""
+        tenant = Tenant.model_validate(tenant)
+        self._apply(
+            Change(kind=self.kind, scope=tenant.id, id=tenant.id, body=dump(tenant)),
+            drop=_unfed_by(self._rows(scope=tenant.id, id=tenant.id), tenant),
+        )
+        return tenant
+
+    def get(self, id: str) -> Tenant:  # noqa: A002 -- the public name
+        """Return a tenant. Raises `NotFound`."""
+        rows = self._rows(scope=id, id=id)
+        if not rows:
+            raise self._missing(id)
+        return Tenant.model_validate(rows[0])
+
+    def list(self, **filters: Any) -> list[Tenant]:
+        """List tenants, by any of their fields."""
+        return _matching((Tenant.model_validate(row) for row in self._rows()), filters)
+
+    def delete(self, id: str) -> None:  # noqa: A002 -- the public name
+        """Delete a tenant's record; what it spent stays. Raises `NotFound`."""
+        before = self._rows(scope=id, id=id)
+        if not before:
+            raise self._missing(id)
+        self._apply(
+            Change(kind=self.kind, scope=id, id=id, body=None),
+            drop=_unfed_by(before, Tenant(id=id)),
+        )
+
+
+def _unfed_by(before: Sequence[dict[str, Any]], now: Tenant) -> Callable[[CounterKey], bool] | None:
+    """Name the counters that a tenant's record no longer feeds: moved windows, lifted limits."""
+    if not before:
+        return None
+    old = Tenant.model_validate(before[0])
+    if old.calendar() != now.calendar():
+        return lambda key: key.kind in ("hourly", "daily", "weekly", "monthly")
+    limits = ("soft_limit", "hard_limit", "limit_period")
+    if any(getattr(old, name) != getattr(now, name) for name in limits):
+        return lambda key: key.measure == "cost" and key.kind in ("daily", "monthly")
+    return None
+
+
+class Users(_Registry):
+    """`governor.users`, keyed `(tenant_id, id)`."""
+
+    kind = "user"
+
+    def put(self, user: User) -> User:
+        """Add or replace a user. Raises `NotFound` where tenants are registered and this is not."""
+        user = User.model_validate(user)
+        if self._governor.planner.registered:
+            self._governor.tenants.get(user.tenant_id)
+        self._apply(
+            Change(kind=self.kind, scope=user.tenant_id, id=user.id, body=dump(user)),
+            drop=lambda key: user.personal_cap is None and (key.scope, key.value) == ("user", user.id),
+        )
+        return user
+
+    def get(self, id: str, *, tenant: str) -> User:  # noqa: A002 -- the public name
+        """Return a user. Raises `NotFound`."""
+        rows = self._rows(scope=tenant, id=id)
+        if not rows:
+            raise self._missing(id)
+        return User.model_validate(rows[0])
+
+    def list(self, *, tenant: str | None = None, **filters: Any) -> list[User]:
+        """List users, of one tenant or of all, by any of their fields."""
+        return _matching((User.model_validate(row) for row in self._rows(scope=tenant)), filters)
+
+    def delete(self, id: str, *, tenant: str) -> None:  # noqa: A002 -- the public name
+        """Delete a user's record; what it spent stays. Raises `NotFound`."""
+        self.get(id, tenant=tenant)
+        self._apply(
+            Change(kind=self.kind, scope=tenant, id=id, body=None),
+            drop=lambda key: (key.scope, key.value) == ("user", id),
+        )
+
+
+class Tools(_Registry):
+    """`governor.tools`: what is paid for by the unit."""
+
+    kind = "tool"
+
+    def put(self, tool: Tool) -> Tool:
+        """Add or replace a tool."""
+        tool = Tool.model_validate(tool)
+        self._apply(Change(kind=self.kind, scope="*", id=tool.id, body=dump(tool)))
+        return tool
+
+    def get(self, id: str) -> Tool:  # noqa: A002 -- the public name
+        """Return a tool. Raises `NotFound`."""
+        rows = self._rows(scope="*", id=id)
+        if not rows:
+            raise self._missing(id)
+        return Tool.model_validate(rows[0])
+
+    def list(self, **filters: Any) -> list[Tool]:
+        """List tools, by any of their fields."""
+        return _matching((Tool.model_validate(row) for row in self._rows()), filters)
+
+    def delete(self, id: str) -> None:  # noqa: A002 -- the public name
+        """Delete a tool's record; what it cost stays. Raises `NotFound`."""
+        self.get(id)
+        self._apply(Change(kind=self.kind, scope="*", id=id, body=None))
+
+
+class Models(_Registry):
+    """`governor.models`: the bundled models, and records of your own that add to or replace them."""
+
+    kind = "model"
+
+    def put(self, model: Model) -> Model:
+        """Add or replace a model of your own."""
+        from fluxai.models.model import Model as Record
+
+        model = self._governor.registry.put(Record.model_validate(model))
+        self._apply(Change(kind=self.kind, scope="*", id=model.id, body=dump(model)))
+        return model
+
+    def get(self, id: str) -> Model:  # noqa: A002 -- the public name
+        """Return a model by any spelling. Raises `NotFound`."""
+        self._governor.planner.rule_set("default")
+        try:
+            return self._governor.registry.get(id)
+        except UnknownModel as error:
+            raise NotFound(f"model: {error}") from error
+
+    def list(self, **filters: Any) -> list[Model]:
+        """List models by `provider`, `tier`, `capability`, `enabled`."""
+        self._governor.planner.rule_set("default")
+        return self._governor.registry.list(**filters)
+
+    def delete(self, id: str) -> None:  # noqa: A002 -- the public name
+        """Delete a model of your own; a bundled one of that id is back. Raises `NotFound`."""
+        rows = self._rows(scope="*", id=id)
+        if not rows:
+            raise self._missing(id)
+        self._governor.registry.delete(id, provider=rows[0]["provider"])
+        self._apply(Change(kind=self.kind, scope="*", id=id, body=None))
+
+
+class Policies(_Registry):
+    """`governor.policies`."""
+
+    kind = "policy"
+
+    def put(self, policy: Policy) -> Policy:
+        """Add or replace a policy; one without an id gets one. It applies from the next reserve.
+
+        Raises:
+            InvalidRequest: Its fallback closes a cycle, or names a tool without a price.
+        """
+        policy = Policy.model_validate(policy)
+        governor = self._governor
+        if policy.id is None:
+            policy = policy.model_copy(update={"id": uuid_text(governor._ids(governor._now()))})
+        assert policy.id is not None  # noqa: S101 -- just given
+        if policy.fallback_tool_id is not None:
+            self._check_fallback(policy)
+        before = [Policy.model_validate(row) for row in self._rows(id=policy.id)]
+        moved = [
+            Change(kind=self.kind, scope=old.tenant_id, id=policy.id, body=None)
+            for old in before
+            if old.tenant_id != policy.tenant_id
+        ]
+        self._apply(
+            *moved,
+            Change(kind=self.kind, scope=policy.tenant_id, id=policy.id, body=dump(policy)),
+            drop=lambda key: any(feeds(old, key) and not feeds(policy, key) for old in before),
+        )
+        return policy
+
+    def _check_fallback(self, policy: Policy) -> None:
+        governor = self._governor
+        governor.planner.fresh_rules("default" if policy.tenant_id == "*" else policy.tenant_id)
+        catalog = governor.planner.catalog
+        together = [
+            other
+            for other in self.list()
+            if other.id != policy.id
+            and (policy.tenant_id == "*" or other.tenant_id in ("*", policy.tenant_id))
+        ]
+        edges: dict[str, list[str]] = {}
+        for other in (*together, policy):
+            if other.scope == "tool" and other.scope_id and other.fallback_tool_id:
+                edges.setdefault(catalog.canonical(other.scope_id), []).append(
+                    catalog.canonical(other.fallback_tool_id)
+                )
+        cycle = find_cycle(edges)
+        if cycle is not None:
+            raise InvalidRequest(
+                "fallback_tool_id", f"the fallbacks would go round in a circle: {' → '.join(cycle)}"
+            )
+        try:
+            catalog.any(policy.fallback_tool_id or "", governor._now())
+        except (UnknownModel, NotFound) as error:
+            raise InvalidRequest("fallback_tool_id", str(error)) from error
+
+    def get(self, id: str) -> Policy:  # noqa: A002 -- the public name
+        """Return a policy. Raises `NotFound`."""
+        rows = self._rows(id=id)
+        if not rows:
+            raise self._missing(id)
+        return Policy.model_validate(rows[0])
+
+    def list(self, *, tenant: str | None = None, **filters: Any) -> list[Policy]:
+        """List policies: all, or those of a tenant and of every tenant; by any of their fields."""
+        found = (Policy.model_validate(row) for row in self._rows())
+        if tenant is not None:
+            found = (policy for policy in found if policy.tenant_id in (tenant, "*"))
+        return _matching(found, filters)
+
+    def delete(self, id: str) -> None:  # noqa: A002 -- the public name
+        """Delete a policy; what was spent under it stays counted. Raises `NotFound`."""
+        policy = self.get(id)
+        self._apply(
+            Change(kind=self.kind, scope=policy.tenant_id, id=id, body=None),
+            drop=lambda key: feeds(policy, key),
+        )
+
+    def grant(self, policy_id: str, amount: Decimal | str | int, until: datetime, by: str) -> Grant:
+        """Raise a policy's limit by an amount until an instant; visible in `budgets`.
+
+        Args:
+            amount: USD for the measure `cost`, a whole number otherwise.
+
+        Raises:
+            NotFound: No such policy.
+            InvalidRequest: `until` is past, or the amount is wrong.
+        """
+        policy = self.get(policy_id)
+        governor = self._governor
+        now_us = governor._now()
+        if policy.counts == "cost":
+            to_nano(amount, "amount")
+        grant = Grant(
+            id=uuid_text(governor._ids(now_us)),
+            policy_id=policy_id,
+            tenant_id=policy.tenant_id,
+            amount=amount,  # type: ignore[arg-type]
+            until=until,
+            by=by,
+            granted_at=from_us(now_us),
+        )
+        if grant.until <= from_us(now_us):
+            raise InvalidRequest("until", "must be in the future")
+        self._apply(Change(kind="grant", scope=policy.tenant_id, id=grant.id, body=dump(grant)))
+        return grant
+

@@ -1,0 +1,257 @@
+"""From what a call reported to the event that settles it. Pure but for prices.
+
+Given are a response, a usage, or a cost; where there is none of them, an estimate that says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from fluxai.arguments import check_text, count
+from fluxai.catalog import ToolCatalog
+from fluxai.core.decisions import Posting, Reservation, UsageEvent
+from fluxai.core.errors import InvalidRequest, UnknownModel
+from fluxai.core.ledger import COST, REQUESTS, Subject
+from fluxai.core.money import PER_MILLION, to_nano
+from fluxai.core.usage import Usage
+from fluxai.core.windows import from_us
+
+if TYPE_CHECKING:
+    from fluxai.costs.estimator import Cost, CostEstimator
+    from fluxai.models.registry import ModelRegistry
+
+_TEXT_DEPTH_MAX = 8
+_TEXT_FIELDS = ("text", "content", "delta", "message", "choices", "parts", "candidates", "output")
+
+
+class Pricer:
+    """Makes the events of settlements and records."""
+
+    def __init__(self, registry: ModelRegistry, estimator: CostEstimator) -> None:
+        self._registry = registry
+        self._estimator = estimator
+
+    def settled(
+        self,
+        known: Reservation,
+        response: Any,
+        usage: Usage | None,
+        cost: Any,
+        at_us: int,
+        *,
+        estimated: bool = False,
+    ) -> UsageEvent:
+        """Make the event that settles a reservation; see `Governor.settle`.
+
+        Raises:
+            InvalidRequest: Nothing was given, or what was given is not understood.
+        """
+        candidate = known.candidate
+        rates = candidate.rates
+        flags: tuple[str, ...] = ("estimated",) if estimated else ()
+        if usage is not None and response is None and cost is None:
+            if type(usage) is not Usage:
+                raise InvalidRequest("usage", f"must be a Usage, got {type(usage).__name__}")
+            if rates is None:
+                rates = self._registry.rates(candidate.model or candidate.tool, known.counted_us)
+            return UsageEvent(
+                known.uid,
+                known,
+                candidate.model,
+                self._estimator.cost_of(usage, rates) if usage.parts else rates.cost(usage),
+                usage.total,
+                known.amounts[REQUESTS],
+                usage,
+                at_us,
+                flags,
+                rates.version,
+                usage,
+            )
+        given = None if cost is None else to_nano(cost, "cost", round_up=True)
+        model = candidate.model
+        version = None
+        if response is not None:
+            priced = self._cost(response, known.model, from_us(known.counted_us), given)
+            usage, version = priced.usage, priced.price_version
+            nanousd = priced.nanousd
+            model = priced.model or model
+            tokens = usage.total
+            flags = (*flags, *priced.flags)
+        elif given is not None:
+            nanousd = given
+            tokens = usage.total if usage is not None else _expected_tokens(known)
+            if usage is None and candidate.model is not None:
+                flags = (*flags, "tokens_estimated")
+        elif known._method == "units":
+            nanousd, tokens = known.amounts[COST], 0
+        else:
+            raise InvalidRequest(
+                "response", "pass the provider's response, or usage=Usage(…), or cost='0.0123'"
+            )
+        return UsageEvent(
+            known.uid,
+            known,
+            model,
+            nanousd,
+            tokens,
+            known.amounts[REQUESTS],
+            usage,
+            at_us,
+            flags,
+            version,
+            (usage, given),
+        )
+
+    def expected(self, known: Reservation, at_us: int) -> UsageEvent:
+        """Make the event of a call whose cost nobody knows: the expected one."""
+        return UsageEvent(
+            known.uid,
+            known,
+            known.model,
+            known.expected_nanousd,
+            _expected_tokens(known),
+            known.amounts[REQUESTS],
+            None,
+            at_us,
+            ("estimated",),
+            None,
+            "expected",
+        )
+
+    def returned(self, known: Reservation, result: Any, at_us: int) -> UsageEvent:
+        """Make the event of a call from what its function returned.
+
+        A result with usage is exact; one that only holds text is estimated by its length; of
+        anything else the expected cost is taken.
+        """
+        if known._method == "units":
+            return self.settled(known, None, None, None, at_us)
+        try:
+            return self.settled(known, result, None, None, at_us)
+        except (InvalidRequest, UnknownModel):
+            text = "".join(_texts(result, 0))
+        if not text or known.model is None:
+            return self.expected(known, at_us)
+        counted = self._estimator.count(known.model, text)
+        usage = Usage(input=known.need.expected_input_tokens, output=counted.expected)
+        return self.settled(known, None, usage, None, at_us, estimated=True)
+
+    def recorded(
+        self,
+        event_id: str,
+        subject: Subject,
+        catalog: ToolCatalog,
+        *,
+        response: Any,
+        usage: Usage | None,
+        cost: Any,
+        units: int | None,
+        model: str | None,
+        tool: str | None,
+        counted_us: int,
+        at: datetime | None,
+        now_us: int,
+    ) -> UsageEvent:
+        """Make the event of money that was already spent; see `Governor.record`."""
+        given = None if cost is None else to_nano(cost, "cost", round_up=True)
+        name = model if model is not None else tool
+        flags: tuple[str, ...] = ()
+        version = None
+        requests = 1
+        answered = model
+        if response is not None:
+            priced = self._cost(response, model, at, given)
+            usage, version, nanousd = priced.usage, priced.price_version, priced.nanousd
+            flags = priced.flags
+            name = name or priced.model
+            answered = priced.model or model
+        elif given is not None:
+            nanousd = given
+        elif units is not None and tool is not None:
+            requests = count("units", units, 1)
+            nanousd = -(-requests * (catalog.tool(tool).unit_rate or 0) // PER_MILLION)
+        elif usage is not None and model is not None:
+            rates = self._registry.rates(model, counted_us)
+            nanousd, version = self._estimator.cost_of(usage, rates), rates.version
+        else:
+            raise InvalidRequest("response", "pass a response, or usage= with model=, or cost=")
+        if name is None:
+            raise InvalidRequest("model", "say what the money was spent on: model= or tool=")
+        check_text("model", name)
+        return UsageEvent(
+            event_id,
+            Posting(
+                subject=subject,
+                final_tool=catalog.canonical(name),
+                model=answered,
+                counted_us=counted_us,
+            ),
+            answered,
+            nanousd,
+            usage.total if usage is not None else 0,
+            requests,
+            usage,
+            now_us,
+            flags,
+            version,
+            (usage, given, subject, name, None if at is None else counted_us, units),
+        )
+
+    def _cost(
+        self, response: Any, model: str | None, at: datetime | None, given: int | None
+    ) -> Cost:
+        """Price a response; where a cost is given, only its usage is read."""
+        from fluxai.costs.estimator import Cost
+
+        if given is not None:
+            usage = Usage.parse(response)
+            _require_usage(response, usage)
+            return Cost(
+                nanousd=given,
+                usage=usage,
+                provider=None,
+                model=model,
+                flags=usage.flags,
+                price_version="",
+            )
+        try:
+            cost = self._estimator.cost(response, at=at)
+        except UnknownModel:
+            if model is None:
+                raise
+            # A deployment's own name, or none at all: it is the model that was asked for.
+            cost = self._estimator.cost(response, model=model, at=at)
+        _require_usage(response, cost.usage)
+        return cost
+
+
+def _require_usage(response: Any, usage: Usage) -> None:
+    if "no_usage" in usage.flags and usage.is_zero:
+        raise InvalidRequest(
+            "response",
+            f"{type(response).__name__} carries no usage that is understood; pass usage=Usage(…) "
+            f"or cost=… instead",
+        )
+
+
+def _expected_tokens(known: Reservation) -> int:
+    return known.need.expected_input_tokens + known.output_tokens
+
+
+def _texts(value: Any, depth: int) -> list[str]:
+    """Collect the text that a result, or a stream's chunks, hold."""
+    if isinstance(value, str):
+        return [value]
+    if depth > _TEXT_DEPTH_MAX or value is None or isinstance(value, (bytes, int, float)):
+        return []
+    if isinstance(value, Sequence):
+        return [text for item in value for text in _texts(item, depth + 1)]
+    found = []
+    for name in _TEXT_FIELDS:
+        part = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+        if part is not None and not callable(part):
+            found.extend(_texts(part, depth + 1))
+            break
+    return found

@@ -1,0 +1,859 @@
+"""The memory store: the ledger of one process, decided in microseconds."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from fluxai.core.decisions import PENDING, RESERVED, SETTLED, Approval, Reservation, UsageEvent
+from fluxai.core.errors import StorageError
+from fluxai.core.ledger import NEVER, Counter, CounterKey, Plan
+from fluxai.core.money import PER_MILLION
+from fluxai.storage.base import (
+    Ask,
+    Balance,
+    Capabilities,
+    Change,
+    Conflict,
+    Difference,
+    LedgerReport,
+    Notices,
+    Overdue,
+    Refusal,
+    Resolution,
+    Rules,
+    Settle,
+    UsageRow,
+    Version,
+    subject_values,
+)
+from fluxai.storage.book import UTC_DAY_US, Book, opened, reaches_back_us, ring_of
+
+#: Resolved events kept in full; older ones are folded into the sums.
+MEMORY_EVENTS = 100_000
+
+_Row = list[int]
+
+
+class _Ledger:
+    """All that one tenant has."""
+
+    __slots__ = (
+        "bounds",
+        "by_value",
+        "counters",
+        "counters_kept",
+        "days",
+        "events",
+        "events_by_key",
+        "keys",
+        "next_expiry_us",
+        "open",
+        "ordered",
+        "pending",
+        "resolved",
+        "seen",
+        "version",
+    )
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.counters: dict[CounterKey, Counter] = {}
+        self.counters_kept = 64
+        self.by_value: dict[tuple[str, str], list[Counter]] = {}
+        #: Until when a (scope, value) may have been counted: later windows open at zero.
+        self.seen: dict[tuple[str, str], int] = {}
+        self.open: dict[int, Reservation] = {}
+        self.resolved: dict[int, Reservation] = {}
+        self.keys: dict[str, Reservation] = {}
+        self.events: deque[UsageEvent] = deque()
+        self.events_by_key: dict[int | str, UsageEvent] = {}
+        self.ordered = True
+        self.days: dict[int, dict[tuple[str | None, str, str | None], _Row]] = {}
+        self.pending = 0
+        self.next_expiry_us = NEVER
+        self.bounds: list[Bound] = []
+
+    def row(self, day: int, user: str | None, tool: str, model: str | None) -> _Row:
+        """Return the sums of one day and group: cost, tokens, requests, events."""
+        return self.days.setdefault(day, {}).setdefault((user, tool, model), [0, 0, 0, 0])
+
+
+class Bound:
+    """A plan's first candidate bound to resident counters: what the short path reads.
+
+    `tests` are (counter, measure, limit), `bounds` (measure, limit) of the per-request limits. A
+    bound dies when the rules change; the plan is then compiled, and bound, again.
+    """
+
+    __slots__ = ("counters", "day", "ledger", "live", "model", "per_request", "rings", "row", "tests")
+
+    counters: tuple[Counter, ...]
+    tests: tuple[tuple[Counter, int, int], ...]
+    per_request: tuple[tuple[int, int], ...]
+
+    def __init__(self, ledger: _Ledger, counters: Sequence[Counter]) -> None:
+        self.ledger = ledger
+        self.counters = tuple(counters)
+        self.rings = any(counter.ring is not None for counter in counters)
+        self.live = False
+        self.row: _Row | None = None
+        self.model: str | None = None
+
+
+class _Forked:
+    """Stands in for the lock in a forked child, whose copy of the ledger would drift apart."""
+
+    def __enter__(self) -> None:
+        raise StorageError(
+            "memory:// can't be used after fork(): parent and child would each count alone. Open a "
+            "new Governor in the child, or share a file: Governor('sqlite:///fluxai.db')"
+        )
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class MemoryStorage(Book):
+    """Keep the ledger in this process's memory.
+
+    Args:
+        memory_events: Resolved events kept in full. Older ones are folded: they stay in every sum
+            and in `usage()`, and leave `events()`; their ids are then too old to be used again.
+    """
+
+    capabilities = Capabilities(durable=False, shared=False, blocking=False)
+
+    def __init__(self, *, memory_events: int = MEMORY_EVENTS) -> None:
+        self.notices = Notices()
+        self._lock: Any = threading.Lock()
+        self._ledgers: dict[str, _Ledger] = {}
+        self._records: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+        self._version = 0
+        self._seq = 0
+        self._events: deque[UsageEvent] = deque()
+        self._memory_events = memory_events
+        self._horizon_us = -(1 << 62)
+        self._alerts: list[Any] = []
+        self._fired: set[tuple[CounterKey, str, str]] = set()
+        _forbid_after_fork(self)
+
+    # -- verbs ------------------------------------------------------------------------------
+
+    def migrate(self) -> None:
+        """Nothing to do: the schema is this code."""
+
+    def reserve(self, asks: Sequence[Ask]) -> list[Reservation | Refusal]:  # type: ignore[override]
+        """Decide each ask."""
+        return [self.reserve_one(ask) for ask in asks]
+
+    def resolve(self, items: Sequence[Resolution]) -> list[Any]:  # type: ignore[override]
+        """Resolve each item."""
+        return [self.resolve_one(item) for item in items]
+
+    def reserve_one(self, ask: Ask) -> Reservation | Refusal:
+        """Decide one ask: by the short path where nothing is crossed, else by the book."""
+        reservation, plan, needs, _ = ask
+        bound = plan.bound
+        need = needs[0]
+        output_tokens = need.cap
+        if (
+            output_tokens is None
+            or type(bound) is not Bound
+            or bound.rings
+            or reservation.extra is not None
+        ):
+            return self._by_the_book(ask)
+        amounts = (
+            -(-(need.fixed + need.per_output * output_tokens) // PER_MILLION),
+            need.input_tokens + output_tokens,
+            need.requests,
+            1,
+        )
+        for measure, limit in bound.per_request:
+            if amounts[measure] > limit:
+                return self._by_the_book(ask)
+        with self._lock:
+            if bound.live:
+                for counter, measure, limit in bound.tests:
+                    if counter.committed + amounts[measure] > limit:
+                        break
+                else:
+                    return self._hold_bound(reservation, plan, bound, need, amounts)
+        return self._by_the_book(ask)
+
+    def _hold_bound(
+        self, reservation: Reservation, plan: Plan, bound: Bound, need: Any, amounts: Any
+    ) -> Reservation:
+        counters = bound.counters
+        reservation._balances = [c.committed for c in counters] + [c.settled for c in counters]
+        crossed = False
+        for counter in counters:
+            total = counter.committed + amounts[counter.measure]
+            counter.committed = total
+            if total >= counter.next_alert:
+                crossed = True
+        reservation.candidate = plan.candidates[0]
+        reservation.need = need
+        reservation.amounts = amounts
+        reservation.output_tokens = need.cap
+        reservation.holds = bound
+        ledger = bound.ledger
+        ledger.open[reservation.uid] = reservation
+        if reservation.expires_us < ledger.next_expiry_us:
+            ledger.next_expiry_us = reservation.expires_us
+        if crossed:
+            self._watch(reservation.candidate, counters, reservation.counted_us)
+        return reservation
+
+    def _by_the_book(self, ask: Ask) -> Reservation | Refusal:
+        with self._lock:
+            answer = Book.reserve(self, ask)
+            bound = ask.plan.bound
+            if isinstance(answer, Reservation) and not (type(bound) is Bound and bound.live):
+                self._bind(ask.plan, ask.reservation.counted_us)
+            return answer
+
+    def resolve_one(self, item: Resolution) -> Any:
+        """Resolve one item: a plain settle by the short path, all else by the book."""
+        if type(item) is not Settle:
+            with self._lock:
+                return Book.resolve(self, item)
+        tenant, uid, event, _, _ = item
+        with self._lock:
+            ledger = self._ledgers.get(tenant)
+            reservation = ledger.open.get(uid) if ledger is not None else None
+            if reservation is None or reservation.state is not RESERVED:
+                return Book.settle(self, item)
+            bound = reservation.holds
+            if bound.rings or event.model != bound.model or reservation.extra is not None:
+                return Book.settle(self, item)
+            held = reservation.amounts
+            posted = (event.cost_nanousd, event.tokens, event.requests, 0)
+            crossed = False
+            for counter in bound.counters:
+                measure = counter.measure
+                amount = posted[measure]
+                counter.settled += amount
+                total = counter.committed + amount - held[measure]
+                counter.committed = total
+                if total >= counter.next_alert:
+                    crossed = True
+            if event.cost_nanousd > held[0]:
+                event.flags = (*event.flags, "overrun")
+            event.source = reservation
+            row = bound.row
+            row[0] += event.cost_nanousd
+            row[1] += event.tokens
+            row[2] += event.requests
+            row[3] += 1
+            reservation.state = SETTLED
+            reservation.event = event
+            del ledger.open[uid]  # type: ignore[union-attr]
+            ledger.resolved[uid] = reservation  # type: ignore[union-attr]
+            self._append(ledger, event)  # type: ignore[arg-type]
+            if crossed:
+                self._watch(reservation.candidate, bound.counters, event.at_us)
+            return event
+
+    def _append(self, ledger: _Ledger, event: UsageEvent) -> None:
+        self._seq += 1
+        event.seq = self._seq
+        events = ledger.events
+        if events and event.at_us < events[-1].at_us:
+            ledger.ordered = False
+        events.append(event)
+        self._events.append(event)
+        if len(self._events) > self._memory_events:
+            self._fold()
+
+    def _bind(self, plan: Plan, at_us: int) -> None:
+        """Bind a plan to its counters, so that its next use takes the short path."""
+        candidate = plan.candidates[0]
+        tenant = plan.subject.tenant
+        if plan.version != self.version(tenant):
+            return
+        ledger = self._ledger(tenant)
+        counters = self.counters(candidate.keys, at_us)
+        bound = Bound(ledger, counters)
+        bound.tests = tuple(
+            (counters[check.slot], check.measure, check.limit)
+            for check in candidate.checks
+            if check.slot >= 0
+        )
+        bound.per_request = tuple(
+            (check.measure, check.limit) for check in candidate.checks if check.slot < 0
+        )
+        bound.model = candidate.model
+        bound.row = ledger.row(
+            plan.start_us // UTC_DAY_US, plan.subject.user, candidate.tool, candidate.model
+        )
+        for check in candidate.checks:
+            if check.slot >= 0:
+                counter = counters[check.slot]
+                for amount, share in check.alert_at:
+                    if (counter.key, check.policy_id, share) not in self._fired:
+                        counter.next_alert = min(counter.next_alert, amount)
+        for value in (*subject_values(plan.subject), ("tool", candidate.tool)):
+            ledger.seen[value] = max(ledger.seen.get(value, 0), plan.end_us)
+        bound.live = True
+        ledger.bounds.append(bound)
+        plan.bound = bound
+        self._prune(ledger, at_us)
+
+    def _prune(self, ledger: _Ledger, at_us: int) -> None:
+        """Let go of ended windows in which nothing is open; events still tell what they held."""
+        if len(ledger.counters) + len(ledger.bounds) < 2 * ledger.counters_kept:
+            return
+        for key, counter in list(ledger.counters.items()):
+            if counter.end_us <= at_us and counter.committed == counter.settled:
+                _drop(ledger, key)
+        kept = set(map(id, ledger.counters.values()))
+        alive = []
+        for bound in ledger.bounds:
+            if all(id(counter) in kept for counter in bound.counters):
+                alive.append(bound)
+            else:
+                bound.live = False
+        ledger.bounds = alive
+        ledger.counters_kept = max(64, len(ledger.counters) + len(alive))
+
+    def expire(self, at_us: int, *, limit: int, on_expiry: str = "release") -> Overdue:  # type: ignore[override]
+        """End overdue reservations."""
+        with self._lock:
+            return Book.expire(self, at_us, limit, on_expiry)
+
+    def _fold(self) -> None:
+        """Drop the oldest event; its amounts stay in every sum as `carried`."""
+        event = self._events.popleft()
+        source = event.source
+        tenant = source.subject.tenant
+        ledger = self._ledgers[tenant]
+        if ledger.events and ledger.events[0] is event:
+            ledger.events.popleft()
+        else:
+            ledger.events.remove(event)
+        amounts = (event.cost_nanousd, event.tokens, event.requests, 0)
+        for counter in self._matching(ledger, event):
+            counter.carried += amounts[counter.measure]
+        ledger.events_by_key.pop(event.key, None)
+        if isinstance(source, Reservation) and source.event is event:
+            ledger.resolved.pop(source.uid, None)
+            if source.extra is not None and source.extra.key is not None:
+                ledger.keys.pop(source.extra.key, None)
+        self._horizon_us = max(self._horizon_us, source.counted_us)
+
+    @staticmethod
+    def _matching(ledger: _Ledger, event: UsageEvent) -> Iterable[Counter]:
+        counted_us = event.source.counted_us
+        for value in (*subject_values(event.source.subject), ("tool", event.tool)):
+            for counter in ledger.by_value.get(value, ()):
+                if counter.ring is not None:
+                    if counter.ring.ring.bucket(counted_us) >= (
+                        counter.ring.head - counter.ring.ring.buckets
+                    ):
+                        yield counter
+                elif counter.key.start_us <= counted_us < counter.end_us:
+                    yield counter
+
+    # -- rows -------------------------------------------------------------------------------
+
+    def _ledger(self, tenant: str) -> _Ledger:
+        ledger = self._ledgers.get(tenant)
+        if ledger is None:
+            ledger = self._ledgers[tenant] = _Ledger()
+        return ledger
+
+    def version(self, tenant: str) -> Version:
+        """Return the version of the rules that decide about a tenant."""
+        ledger = self._ledgers.get(tenant)
+        return (self._version, 0 if ledger is None else ledger.version)
+
+    def find(self, tenant: str | None, uid: int) -> Reservation | None:  # type: ignore[override]
+        """Return a reservation."""
+        ledgers = self._ledgers.values() if tenant is None else [self._ledgers.get(tenant)]
+        for ledger in ledgers:
+            if ledger is not None:
+                found = ledger.open.get(uid) or ledger.resolved.get(uid)
+                if found is not None:
+                    return found
+        return None
+
+    def find_key(self, tenant: str, key: str) -> Reservation | None:
+        """Return the reservation made with an idempotency key."""
+        ledger = self._ledgers.get(tenant)
+        return None if ledger is None else ledger.keys.get(key)
+
+    def find_event(self, tenant: str | None, key: int | str) -> UsageEvent | None:  # type: ignore[override]
+        """Return an event."""
+        ledgers = self._ledgers.values() if tenant is None else [self._ledgers.get(tenant)]
+        for ledger in ledgers:
+            if ledger is None:
+                continue
+            if isinstance(key, int) and key in ledger.resolved:
+                return ledger.resolved[key].event
+            if key in ledger.events_by_key:
+                return ledger.events_by_key[key]
+        return None
+
+    def counter(self, key: CounterKey) -> Counter | None:
+        """Return a counter that exists."""
+        ledger = self._ledgers.get(key.tenant)
+        return None if ledger is None else ledger.counters.get(key)
+
+    def open_sums(self, key: CounterKey, end_us: int, at_us: int) -> Iterable[tuple[int, int]]:
+        """List what the matching events add to a new counter."""
+        ledger = self._ledger(key.tenant)
+        start_us = reaches_back_us(key, at_us)
+        if ledger.seen.get((key.scope, key.value), -NEVER) <= start_us:
+            return []
+        measure = Counter(key, end_us).measure
+        found = []
+        for event in self._since(ledger, start_us):
+            if start_us <= event.source.counted_us < end_us and _counts(key, event.source, event.tool):
+                amount = (event.cost_nanousd, event.tokens, event.requests, 0)[measure]
+                found.append((event.source.counted_us, amount))
+        if start_us <= self._horizon_us and key.scope != "label":
+            found.extend(self._folded(ledger, key, measure, start_us, found))
+        return found
+
+    def _folded(
+        self,
+        ledger: _Ledger,
+        key: CounterKey,
+        measure: int,
+        start_us: int,
+        kept: Sequence[tuple[int, int]],
+    ) -> list[tuple[int, int]]:
+        """Make up, from the daily sums, for events that were folded away."""
+        if measure > 2:  # noqa: PLR2004 -- open reservations have no events
+            return []
+        sums: dict[int, int] = {}
+        for day, rows in ledger.days.items():
+            if start_us // UTC_DAY_US <= day <= self._horizon_us // UTC_DAY_US:
+                for (user, tool, _), row in rows.items():
+                    if key.value in (key.tenant, user, tool) and (
+                        key.scope == "tenant"
+                        or (key.scope == "user" and user == key.value)
+                        or (key.scope == "tool" and tool == key.value)
+                    ):
+                        sums[day] = sums.get(day, 0) + row[measure]
+        for counted_us, amount in kept:
+            day = counted_us // UTC_DAY_US
+            if day in sums:
+                sums[day] -= amount
+        return [(max(start_us, day * UTC_DAY_US), amount) for day, amount in sums.items() if amount]
+
+    def _since(self, ledger: _Ledger, start_us: int) -> Iterable[UsageEvent]:
+        """Walk events that may count from `start_us` on, newest first."""
+        for event in reversed(ledger.events):
+            if ledger.ordered and event.at_us < start_us:
+                return
+            yield event
+
+    def open_holds(self, key: CounterKey, end_us: int) -> Iterable[Reservation]:
+        """List open reservations that a new counter has to hold as well."""
+        ledger = self._ledger(key.tenant)
+        if not ledger.open:
+            return []
+        ring = ring_of(key)
+        return [
+            reservation
+            for reservation in ledger.open.values()
+            if _counts(key, reservation, reservation.final_tool)
+            and (ring is not None or key.start_us <= reservation.counted_us < end_us)
+        ]
+
+    def add_counter(self, counter: Counter) -> None:
+        """Keep a new counter."""
+        ledger = self._ledger(counter.key.tenant)
+        ledger.counters[counter.key] = counter
+        ledger.by_value.setdefault((counter.key.scope, counter.key.value), []).append(counter)
+
+    def fired(self, counter: Counter, policy_id: str, share: str) -> bool:
+        """Note that a share was announced."""
+        mark = (counter.key, policy_id, share)
+        if mark in self._fired:
+            return False
+        self._fired.add(mark)
+        counter.next_alert = NEVER
+        _kill_bounds(self._ledger(counter.key.tenant))
+        return True
+
+    def held(self, reservation: Reservation) -> Sequence[Counter]:
+        """Return the counters that hold a reservation."""
+        return reservation.holds.counters if reservation.holds is not None else ()
+
+    def set_held(self, reservation: Reservation, counters: Sequence[Counter]) -> None:
+        """Say where a reservation is held."""
+        ledger = self._ledger(reservation.subject.tenant)
+        bound = Bound(ledger, counters)
+        bound.model = reservation.model
+        bound.row = ledger.row(
+            reservation.counted_us // UTC_DAY_US,
+            reservation.subject.user,
+            reservation.final_tool,
+            reservation.model,
+        )
+        reservation.holds = bound
+
+    def add(self, reservation: Reservation) -> None:
+        """Keep a new reservation."""
+        ledger = self._ledger(reservation.subject.tenant)
+        self._saw(reservation, reservation.final_tool)
+        if reservation.extra is not None and reservation.extra.key is not None:
+            ledger.keys[reservation.extra.key] = reservation
+        if reservation.state in (PENDING, RESERVED):
+            ledger.open[reservation.uid] = reservation
+            ledger.next_expiry_us = min(ledger.next_expiry_us, reservation.expires_us)
+            ledger.pending += reservation.state == PENDING
+        else:
+            ledger.resolved[reservation.uid] = reservation
+
+    def changed(self, reservation: Reservation, before: str) -> None:
+        """Keep a reservation's new state."""
+        ledger = self._ledger(reservation.subject.tenant)
+        ledger.pending -= before == PENDING and reservation.state != PENDING
+        if reservation.state in (PENDING, RESERVED):
+            self._saw(reservation, reservation.final_tool)
+            ledger.next_expiry_us = min(ledger.next_expiry_us, reservation.expires_us)
+        elif ledger.open.pop(reservation.uid, None) is not None:
+            ledger.resolved[reservation.uid] = reservation
+
+    def _saw(self, source: Any, tool: str) -> None:
+        ledger = self._ledger(source.subject.tenant)
+        for value in (*subject_values(source.subject), ("tool", tool)):
+            ledger.seen[value] = max(ledger.seen.get(value, 0), source.counted_us + 1)
+
+    def add_event(self, event: UsageEvent) -> None:
+        """Append an event and fold it into its day."""
+        source = event.source
+        ledger = self._ledger(source.subject.tenant)
+        self._saw(source, event.tool)
+        row = ledger.row(
+            source.counted_us // UTC_DAY_US, source.subject.user, event.tool, event.model
+        )
+        row[0] += event.cost_nanousd
+        row[1] += event.tokens
+        row[2] += event.requests
+        row[3] += 1
+        if not (isinstance(source, Reservation) and source.event is event):
+            ledger.events_by_key[event.key] = event
+        self._append(ledger, event)
+
+    def overdue(self, tenant: str | None, at_us: int, limit: int) -> list[Reservation]:
+        """List overdue reservations, oldest first."""
+        ledgers = list(self._ledgers.values()) if tenant is None else [self._ledger(tenant)]
+        found: list[Reservation] = []
+        for ledger in ledgers:
+            if at_us < ledger.next_expiry_us:
+                continue
+            late = [r for r in ledger.open.values() if r.expires_us <= at_us]
+            ledger.next_expiry_us = min(
+                (r.expires_us for r in ledger.open.values()), default=NEVER
+            )
+            found.extend(late)
+        found.sort(key=lambda reservation: reservation.expires_us)
+        return found[:limit]
+
+    def pending_count(self, tenant: str) -> int:
+        """Count pending reservations."""
+        return self._ledger(tenant).pending
+
+    def horizon_us(self) -> int:
+        """Say from when on resolved ids are remembered."""
+        return self._horizon_us
+
+    # -- records ----------------------------------------------------------------------------
+
+    def apply(
+        self,
+        changes: Sequence[Change],
+        expected_version: Version | None = None,
+        *,
+        drop: Callable[[CounterKey], bool] | None = None,
+    ) -> None:
+        """Change records; what was compiled from the old ones is stale from here on."""
+        with self._lock:
+            scopes = {change.scope for change in changes}
+            for scope in scopes - {"*"}:
+                if expected_version is not None and expected_version != self.version(scope):
+                    raise StorageError("the rules changed meanwhile; read them again and retry")
+            for change in changes:
+                table = self._records.setdefault((change.kind, change.scope), {})
+                if change.body is None:
+                    table.pop(change.id, None)
+                else:
+                    table[change.id] = change.body
+            for scope in scopes:
+                if scope == "*":
+                    self._version += 1
+                    stale = list(self._ledgers.values())
+                else:
+                    ledger = self._ledger(scope)
+                    ledger.version += 1
+                    stale = [ledger]
+                for ledger in stale:
+                    _kill_bounds(ledger)
+                    for key, counter in list(ledger.counters.items()):
+                        if drop is not None and not counter.carried and drop(key):
+                            _drop(ledger, key)
+
+    def rules(self, tenant: str) -> Rules:
+        """Read what decides about a tenant."""
+        with self._lock:
+            table = self._records.get
+            return Rules(
+                version=self.version(tenant),
+                tenant=table(("tenant", tenant), {}).get(tenant),
+                policies=(
+                    *table(("policy", "*"), {}).values(),
+                    *(table(("policy", tenant), {}).values() if tenant != "*" else ()),
+                ),
+                grants=(
+                    *table(("grant", "*"), {}).values(),
+                    *(table(("grant", tenant), {}).values() if tenant != "*" else ()),
+                ),
+            )
+
+    def records(
+        self, kind: str, *, scope: str | None = None, id: str | None = None, limit: int = 10_000
+    ) -> list[dict[str, Any]]:
+        """Read records."""
+        with self._lock:
+            found = []
+            for (table_kind, table_scope), table in self._records.items():
+                if table_kind == kind and scope in (None, table_scope):
+                    if id is None:
+                        found.extend(islice(table.values(), limit))
+                    elif id in table:
+                        found.append(table[id])
+            return found[:limit]
+
+    # -- looking ----------------------------------------------------------------------------
+
+    def reservations(
+        self, *, state: str | None = None, tenant: str | None = None, limit: int = 1_000
+    ) -> list[Reservation]:
+        """Read reservations, newest first."""
+        with self._lock:
+            ledgers = [self._ledgers.get(tenant)] if tenant else list(self._ledgers.values())
+            found = [
+                reservation
+                for ledger in ledgers
+                if ledger is not None
+                for table in (ledger.open, ledger.resolved)
+                for reservation in table.values()
+                if state in (None, reservation.state)
+            ]
+        found.sort(key=lambda reservation: -reservation.uid)
+        return found[:limit]
+
+    def events(
+        self, *, after: int = 0, limit: int = 100, tenant: str | None = None
+    ) -> list[UsageEvent]:
+        """Read events in order."""
+        with self._lock:
+            ledger = self._ledgers.get(tenant) if tenant is not None else None
+            if tenant is not None and ledger is None:
+                return []
+            source = self._events if ledger is None else ledger.events
+            return list(islice((event for event in source if event.seq > after), limit))
+
+    def approvals(
+        self, *, tenant: str | None = None, state: str | None = None, limit: int = 1_000
+    ) -> list[Approval]:
+        """Read approvals, newest first."""
+        found = [
+            reservation.extra.approval
+            for reservation in self.reservations(tenant=tenant, limit=1 << 30)
+            if reservation.extra is not None and reservation.extra.approval is not None
+        ]
+        return [approval for approval in found if state in (None, approval.state)][:limit]
+
+    def balances(self, keys: Sequence[tuple[CounterKey, int]], at_us: int) -> list[Balance]:
+        """Read counters without making any."""
+        with self._lock:
+            found = []
+            for key, end_us in keys:
+                counter = self.counter(key)
+                if counter is None:
+                    counter = opened(key, end_us, self.open_sums(key, end_us, at_us), at_us)
+                    for reservation in self.open_holds(key, end_us):
+                        counter.hold(reservation.amounts[counter.measure])
+                counter.turn(at_us)
+                found.append(Balance(key, counter.settled, counter.reserved, counter.carried))
+            return found
+
+    def accounts(
+        self, tenant: str, scope: str, measure: str, kind: str, at_us: int, *, limit: int = 1_000
+    ) -> list[Balance]:
+        """Read the existing counters of one scope, measure and kind."""
+        with self._lock:
+            ledger = self._ledgers.get(tenant)
+            if ledger is None:
+                return []
+            return [
+                Balance(key, counter.settled, counter.reserved, counter.carried)
+                for key, counter in ledger.counters.items()
+                if (key.scope, key.measure, key.kind) == (scope, measure, kind)
+                and key.start_us <= at_us < counter.end_us
+            ][:limit]
+
+    def usage(self, tenant: str, start_us: int, end_us: int) -> list[UsageRow]:
+        """Sum events: whole days from the daily sums, the edges event by event."""
+        with self._lock:
+            ledger = self._ledgers.get(tenant)
+            if ledger is None:
+                return []
+            first, last = -(-start_us // UTC_DAY_US), end_us // UTC_DAY_US
+            sums: dict[tuple[str | None, str, str | None], _Row] = {}
+            for day, rows in ledger.days.items():
+                if first <= day < last:
+                    for group, row in rows.items():
+                        _add(sums.setdefault(group, [0, 0, 0, 0]), row)
+            edges = [(start_us, min(first * UTC_DAY_US, end_us))]
+            if last >= first:
+                edges.append((max(last * UTC_DAY_US, start_us), end_us))
+            if any(low < high for low, high in edges):
+                for event in self._since(ledger, start_us):
+                    counted_us = event.source.counted_us
+                    if any(low <= counted_us < high for low, high in edges):
+                        group = (event.source.subject.user, event.tool, event.model)
+                        row = [event.cost_nanousd, event.tokens, event.requests, 1]
+                        _add(sums.setdefault(group, [0, 0, 0, 0]), row)
+        return [
+            UsageRow(
+                user=user,
+                tool=tool,
+                model=model,
+                cost_nanousd=row[0],
+                tokens=row[1],
+                requests=row[2],
+                events=row[3],
+            )
+            for (user, tool, model), row in sums.items()
+        ]
+
+    def recent_events(
+        self, tenant: str, start_us: int, end_us: int, *, user: str | None, limit: int
+    ) -> list[UsageEvent]:
+        """Read the latest events of a stretch of time."""
+        with self._lock:
+            ledger = self._ledgers.get(tenant)
+            if ledger is None:
+                return []
+            found = (
+                event
+                for event in self._since(ledger, start_us)
+                if start_us <= event.source.counted_us < end_us
+                and user in (None, event.source.subject.user)
+            )
+            return list(islice(found, limit))
+
+    def verify(self) -> LedgerReport:
+        """Compare every counter and daily sum with the events and open reservations."""
+        with self._lock:
+            differences: list[Difference] = []
+            counters = events = reservations = 0
+            for ledger in self._ledgers.values():
+                counters += len(ledger.counters)
+                events += len(ledger.events)
+                reservations += len(ledger.open)
+                differences.extend(self._verify_counters(ledger))
+            return LedgerReport(
+                not differences, counters, events, reservations, tuple(differences[:1000])
+            )
+
+    def _verify_counters(self, ledger: _Ledger) -> Iterable[Difference]:
+        settled: dict[CounterKey, int] = {}
+        reserved: dict[CounterKey, int] = {}
+        for event in ledger.events:
+            amounts = (event.cost_nanousd, event.tokens, event.requests, 0)
+            for counter in self._matching(ledger, event):
+                key = counter.key
+                settled[key] = settled.get(key, 0) + amounts[counter.measure]
+        for reservation in ledger.open.values():
+            for value in (
+                *subject_values(reservation.subject),
+                ("tool", reservation.final_tool),
+            ):
+                for counter in ledger.by_value.get(value, ()):
+                    key = counter.key
+                    if counter.ring is not None or (
+                        key.start_us <= reservation.counted_us < counter.end_us
+                    ):
+                        amount = reservation.amounts[counter.measure]
+                        reserved[key] = reserved.get(key, 0) + amount
+        for key, counter in ledger.counters.items():
+            name = "/".join(map(str, key))
+            if counter.ring is None or self._horizon_us < reaches_back_us(key, counter.ring.head):
+                expected = settled.get(key, 0) + counter.carried
+                if expected != counter.settled:
+                    yield Difference(f"settled of {name}", expected, counter.settled)
+            if reserved.get(key, 0) != counter.reserved:
+                yield Difference(f"reserved of {name}", reserved.get(key, 0), counter.reserved)
+
+    def outbox(self, *, after: int = 0, limit: int = 100) -> list[tuple[int, Any]]:
+        """Read the alerts that were raised."""
+        return [(n, alert) for n, alert in enumerate(self._alerts, 1) if n > after][:limit]
+
+    def now_offset_us(self, at_us: int) -> int:  # noqa: ARG002 -- one process, one clock
+        """Memory has the process's own clock."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing is queued and nothing is open."""
+
+
+def _kill_bounds(ledger: _Ledger) -> None:
+    """Send the next use of every plan by the book, which binds it anew."""
+    for bound in ledger.bounds:
+        bound.live = False
+    ledger.bounds.clear()
+
+
+def _drop(ledger: _Ledger, key: CounterKey) -> None:
+    counter = ledger.counters.pop(key)
+    values = ledger.by_value[key.scope, key.value]
+    values.remove(counter)
+    if not values:
+        del ledger.by_value[key.scope, key.value]
+
+
+def _counts(key: CounterKey, source: Any, tool: str) -> bool:
+    match key.scope:
+        case "tenant":
+            return True
+        case "user":
+            return bool(source.subject.user == key.value)
+        case "tool":
+            return tool == key.value
+        case _:
+            return key.value in {f"{name}={value}" for name, value in source.subject.labels}
+
+
+def _add(into: _Row, row: Sequence[int]) -> None:
+    for index, amount in enumerate(row):
+        into[index] += amount
+
+
+def _forbid_after_fork(storage: MemoryStorage) -> None:
+    if not hasattr(os, "register_at_fork"):
+        return
+    reference = weakref.ref(storage)
+
+    def forbid() -> None:
+        alive = reference()
+        if alive is not None:
+            alive._lock = _Forked()
+
+    os.register_at_fork(after_in_child=forbid)
+
+
+__all__ = ["MEMORY_EVENTS", "Conflict", "MemoryStorage"]

@@ -1,0 +1,569 @@
+"""One SQLite file: its connections, its locks, and what can be wrong with it.
+
+SQLAlchemy's engine owns the connections. One of them writes, under three locks in this order: the
+threads' lock, a lock file between processes (which, unlike SQLite's own lock, need not be waited
+for in growing naps), and SQLite's `BEGIN IMMEDIATE`, which also holds off other programs. The
+others read, each from a snapshot, and wait for nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sqlalchemy import URL, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from fluxai.core.errors import ConfigurationError, StorageError
+from fluxai.storage.statements import load_migrations, split_script
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+    from sqlalchemy.pool import PoolProxiedConnection
+
+try:
+    import fcntl
+except ImportError:  # Windows: processes take turns by SQLite's own lock alone
+    fcntl = None  # type: ignore[assignment]
+
+#: "FLUX": tells a file of ours from another program's.
+APPLICATION_ID = 0x464C5558
+#: STRICT tables came with this version.
+SQLITE_LEAST = (3, 37, 0)
+#: Every page of files up to this size is looked at on open.
+CHECKED_BYTES_MAX = 16 * 1024 * 1024
+#: The writer itself checkpoints only when nobody did it off the hot path for so many pages.
+AUTOCHECKPOINT_PAGES = 4_000
+WAL_BYTES_KEPT = 64 * 1024 * 1024
+LOCK_POLL_S = 0.000_5
+READERS_MAX = 64
+#: Where two machines may see one file, and neither the other's locks or shared memory.
+NETWORK_FILE_SYSTEMS = frozenset(
+    "afs beegfs ceph cifs davfs fuse.ceph fuse.gcsfuse fuse.glusterfs fuse.rclone fuse.s3fs "
+    "fuse.sshfs gfs2 glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 smb2 smb3 smbfs".split()
+)
+#: These tell of one item that the database can't take, not of a database that can't work.
+ITEM_FAULTS = (
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.NotSupportedError,
+    sqlite3.ProgrammingError,
+)
+_REMEDIES = {
+    "SQLITE_NOTADB": "is not a SQLite database; give another path, or move that file away",
+    "SQLITE_CORRUPT": "is damaged; restore a backup, or save what is left with `sqlite3 FILE "
+    ".recover`",
+    "SQLITE_FULL": "can't grow: the disk is full. Nothing of this call was kept; free some space "
+    "and try again",
+    "SQLITE_READONLY": "can't be written: the file or its folder is read-only for this user; "
+    "change the permissions, or give another path",
+    "SQLITE_PERM": "can't be opened: this user has no permission; change it, or give another path",
+    "SQLITE_CANTOPEN": "can't be opened: this user must be able to read and write the file and its "
+    "folder; change the permissions, or give another path",
+    "SQLITE_IOERR": "met an error of the disk; look at the system's log, and try again",
+}
+
+
+class SqliteFile:
+    """The connections to one file, and the right to write to it.
+
+    Args:
+        url: `sqlite:///file.db`, relative to the working folder or absolute, or a path.
+        busy_timeout_s: How long to wait for another program's lock.
+        mounts: Where the operating system lists its mounts; a missing file means none is known.
+
+    Raises:
+        ConfigurationError: The URL names no file, or SQLite is too old.
+    """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        busy_timeout_s: float = 5.0,
+        mounts: Path = Path("/proc/mounts"),
+    ) -> None:
+        if sqlite3.sqlite_version_info < SQLITE_LEAST:
+            least = ".".join(map(str, SQLITE_LEAST))
+            raise ConfigurationError(
+                f"SQLite {sqlite3.sqlite_version} is too old; {least} or newer is needed"
+            )
+        self.path = _path_of(url)
+        self.busy_timeout_s = busy_timeout_s
+        #: Transactions that were committed; verbs share them.
+        self.commits = 0
+        self._mounts = mounts
+        self._identity: tuple[int, int] | None = None
+        self._closed = False
+        self._unusable: str | None = None
+        self._abandoned: _Held | None = None
+        self._held = _Held()
+        self._make_locks()
+        self._finalizer = weakref.finalize(self, self._held.let_go)
+        _step_aside_for_forks(self)
+
+    # -- transactions -----------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Give the one connection that may write, inside a transaction.
+
+        Leaving it commits; an exception rolls back, so that nothing of it was ever there.
+
+        Raises:
+            StorageError: The file can't be written, or is locked for too long.
+        """
+        with self._lock, self._translated():
+            connection = self._writer()
+            with self._turn():
+                self._require_same_file()
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.execute("COMMIT")
+                except BaseException:
+                    self._roll_back(connection)
+                    raise
+                self.commits += 1
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection that sees one unchanging snapshot, and can't write.
+
+        Raises:
+            StorageError: The file can't be read.
+        """
+        with self._translated(), self._among_readers() as engine:
+            pooled = engine.raw_connection()
+            try:
+                connection = _driver(pooled)
+                connection.execute("BEGIN")
+                try:
+                    yield connection
+                finally:
+                    connection.execute("ROLLBACK")
+            finally:
+                pooled.close()
+
+    def checkpoint(self) -> None:
+        """Move what was committed into the database file, without keeping anyone waiting."""
+        with self._translated(), self._among_readers() as engine:
+            pooled = engine.raw_connection()
+            try:
+                _driver(pooled).execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            finally:
+                pooled.close()
+
+    def close(self) -> None:
+        """Wait for those at work and let go of every connection. Repeats do nothing."""
+        self._exclude_all()
+        self._closed = True
+        self._held.let_go()
+        self._readmit()
+
+    # -- opening ----------------------------------------------------------------------------
+
+    def migrate(self) -> None:
+        """Create the file or bring its schema up to date, after looking whether it is sound.
+
+        Raises:
+            ConfigurationError: The file is another program's, or lies on a network file system.
+            StorageError: The file is damaged, newer than this library, or out of reach.
+        """
+        self._examine_place()
+        with self._lock, self._translated():
+            connection = self._connected()
+            self._examine(connection)
+            with self._turn():
+                self._upgrade(connection)
+            self._adopt()
+
+    def _examine_place(self) -> None:
+        folder = self.path.parent
+        if not folder.is_dir():
+            raise StorageError(f"{self.path}: there is no folder {folder}; create it first")
+        if self.path.is_dir():
+            raise StorageError(f"{self.path} is a folder; name a file in it")
+        try:
+            mounts = self._mounts.read_text(encoding="utf-8", errors="replace")
+        except OSError:  # not Linux: nothing to ask
+            return
+        kind = file_system_of(self.path, mounts)
+        if kind in NETWORK_FILE_SYSTEMS:
+            raise ConfigurationError(
+                f"{self.path} lies on a network file system ({kind}), where SQLite can lose data "
+                f"that it acknowledged; use a local disk, or a database server"
+            )
+
+    def _examine(self, connection: sqlite3.Connection) -> int:
+        """Return the schema's version, 0 for an empty file, having changed nothing."""
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        if application != APPLICATION_ID and (tables or version or application):
+            raise ConfigurationError(
+                f"{self.path} is another program's database; give FluxAI a file of its own"
+            )
+        if version > _newest():
+            raise StorageError(
+                f"{self.path} has schema version {version}, and this fluxai knows versions up to "
+                f"{_newest()}; upgrade fluxai"
+            )
+        if self.path.stat().st_size <= CHECKED_BYTES_MAX:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise StorageError(f"{self.path} {_REMEDIES['SQLITE_CORRUPT']} ({found})")
+        return int(version)
+
+    def _upgrade(self, connection: sqlite3.Connection) -> None:
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise StorageError(
+                f"{self.path}: this file system does not support SQLite's write-ahead log (it "
+                f"offers {mode!r}); use a local disk"
+            )
+        # Begun even where nothing is to be done, for this is also how a read-only file shows itself.
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            for number, script in load_migrations("sqlite").items():
+                if number > version:
+                    for statement in split_script(script):
+                        connection.execute(statement)
+                    connection.execute(f"PRAGMA user_version = {number}")
+                    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute("COMMIT")
+        except BaseException:
+            self._roll_back(connection)
+            raise
+
+    def _adopt(self) -> None:
+        """From here on this very file is ours; another one under its name would not be."""
+        status = self.path.stat()
+        self._identity = (status.st_dev, status.st_ino)
+
+    def _require_same_file(self) -> None:
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            status = None
+        if status is None or (status.st_dev, status.st_ino) != self._identity:
+            raise StorageError(
+                f"{self.path} was removed or replaced while it was in use; what is written to the "
+                f"old file would be lost. Put it back, or open the new one"
+            )
+
+    # -- connections ------------------------------------------------------------------------
+
+    def _writer(self) -> sqlite3.Connection:
+        if self._identity is None:
+            if not self.path.exists():
+                raise StorageError(f"there is no file {self.path} yet; migrate() creates it")
+            version = self._examine(self._connected())
+            if version < _newest():
+                raise StorageError(
+                    f"{self.path} has schema version {version}, and this fluxai needs "
+                    f"{_newest()}; migrate() upgrades it"
+                )
+            self._adopt()
+        return self._connected()
+
+    def _connected(self) -> sqlite3.Connection:
+        pooled = self._held.writer
+        if pooled is None:
+            with self._gate:
+                engine = self._engine()
+            pooled = engine.raw_connection()
+            _driver(pooled).execute("PRAGMA query_only = OFF")
+            self._held.writer = pooled
+        return _driver(pooled)
+
+    def _engine(self) -> Engine:
+        """Return the engine, made when it is needed; the gate's lock must be held."""
+        if self._closed:
+            raise StorageError(f"the store of {self.path} is closed; open a new one")
+        if self._unusable is not None:
+            raise StorageError(self._unusable)
+        if self._held.engine is None:
+            engine = create_engine(
+                URL.create("sqlite", database=str(self.path)),
+                connect_args={
+                    "check_same_thread": False,
+                    "isolation_level": None,
+                    "timeout": self.busy_timeout_s,
+                    "cached_statements": 256,
+                },
+                pool_size=READERS_MAX,
+                max_overflow=0,
+                pool_reset_on_return=None,
+            )
+            event.listen(engine, "connect", _prepare)
+            self._held.engine = engine
+        return self._held.engine
+
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            # Closing it rolls back for certain; the next transaction opens another.
+            writer, self._held.writer = self._held.writer, None
+            if writer is not None:
+                writer.invalidate()
+
+    # -- locks ------------------------------------------------------------------------------
+
+    def _make_locks(self) -> None:
+        self._lock = threading.Lock()
+        self._gate = threading.Condition()
+        self._readers = 0
+        self._shut = False
+        self._alone = False
+
+    def _exclude_all(self, *, timeout_s: float = -1) -> bool:
+        """Keep all other threads out, once those inside have finished; say whether that worked."""
+        if not self._lock.acquire(timeout=timeout_s):
+            return False
+        with self._gate:
+            self._shut = True
+            if self._gate.wait_for(
+                lambda: self._readers == 0, timeout=None if timeout_s < 0 else timeout_s
+            ):
+                return True
+        self._readmit()
+        return False
+
+    def _readmit(self) -> None:
+        self._alone = False
+        with self._gate:
+            self._shut = False
+            self._gate.notify_all()
+        self._lock.release()
+
+    @contextmanager
+    def _among_readers(self) -> Iterator[Engine]:
+        if self._identity is None:
+            with self._lock:
+                self._writer()
+        with self._gate:
+            self._gate.wait_for(lambda: not self._shut)
+            engine = self._engine()
+            self._readers += 1
+        try:
+            yield engine
+        finally:
+            with self._gate:
+                self._readers -= 1
+                self._gate.notify_all()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Take turns with other processes."""
+        if fcntl is None:
+            yield
+            return
+        file = self._held.lock_file
+        if file is None:
+            file = self._held.lock_file = self._open_lock_file()
+        deadline_s = time.monotonic() + self.busy_timeout_s
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline_s:
+                    raise StorageError(self._locked()) from None
+                time.sleep(LOCK_POLL_S)
+            else:
+                break
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+    def _open_lock_file(self) -> int:
+        path = self.path.with_name(self.path.name + ".lock")
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise StorageError(
+                f"{path}, by which processes take turns, can't be opened: {error.strerror}; this "
+                f"user must be able to write there"
+            ) from error
+
+    # -- fork -------------------------------------------------------------------------------
+    #
+    # SQLite's locks belong to a process, and its record of them to the memory that fork() copies:
+    # a child would believe it holds locks that only its parent has, in connections of its own too.
+    # When the parent then closes, the log that the child writes to is deleted. So nothing may be
+    # open while a process forks.
+
+    def _before_fork(self) -> None:
+        # The time-out is for a fork in a signal handler, which may have interrupted its own thread.
+        self._alone = self._exclude_all(timeout_s=self.busy_timeout_s + 5)
+        if self._alone:
+            self._held.let_go()
+
+    def _after_fork_in_parent(self) -> None:
+        if self._alone:
+            self._readmit()
+
+    def _after_fork_in_child(self) -> None:
+        alone = self._alone
+        self._make_locks()
+        if not alone:
+            self._finalizer.detach()
+            self._abandoned, self._held = self._held, _Held()
+            self._unusable = (
+                f"the process forked while {self.path} was busy for long; use it in the parent, or "
+                f"start the child by another way than fork()"
+            )
+
+    # -- faults -----------------------------------------------------------------------------
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Let drivers' errors leave as `StorageError`, except those that are about one item."""
+        try:
+            yield
+        except ITEM_FAULTS:
+            raise
+        except sqlite3.Error as error:
+            raise self.fault(error) from error
+        except DBAPIError as error:
+            cause = error.orig if isinstance(error.orig, sqlite3.Error) else error
+            raise self.fault(cause) from cause
+        except OSError as error:
+            raise StorageError(f"{self.path}: {error.strerror or error}") from error
+
+    def fault(self, error: BaseException) -> StorageError:
+        """Say which file, what is wrong with it, and what to do."""
+        name: str = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return StorageError(self._locked())
+        for prefix, remedy in _REMEDIES.items():
+            if name.startswith(prefix):
+                return StorageError(f"{self.path} {remedy} ({error})")
+        return StorageError(f"{self.path}: {error}")
+
+    def _locked(self) -> str:
+        return (
+            f"{self.path} was locked by another program for more than {self.busy_timeout_s:g} s; "
+            f"find it (`fuser {self.path}`), or wait longer with busy_timeout_s="
+        )
+
+
+class _Held:
+    """What must be closed in the end, apart from its owner so that a finalizer can hold it."""
+
+    def __init__(self) -> None:
+        self.engine: Engine | None = None
+        self.writer: PoolProxiedConnection | None = None
+        self.lock_file: int | None = None
+
+    def let_go(self) -> None:
+        writer, self.writer = self.writer, None
+        engine, self.engine = self.engine, None
+        file, self.lock_file = self.lock_file, None
+        if writer is not None:
+            writer.close()
+        if engine is not None:
+            engine.dispose()
+        if file is not None:
+            os.close(file)
+
+
+class _Forks(Protocol):
+    def _before_fork(self) -> None: ...
+    def _after_fork_in_parent(self) -> None: ...
+    def _after_fork_in_child(self) -> None: ...
+
+
+def _step_aside_for_forks(file: _Forks) -> None:
+    if not hasattr(os, "register_at_fork"):
+        return
+    reference = weakref.ref(file)
+
+    def call(method: str) -> None:
+        alive = reference()
+        if alive is not None:
+            getattr(alive, method)()
+
+    os.register_at_fork(
+        before=lambda: call("_before_fork"),
+        after_in_parent=lambda: call("_after_fork_in_parent"),
+        after_in_child=lambda: call("_after_fork_in_child"),
+    )
+
+
+def file_system_of(path: Path, mounts: str) -> str | None:
+    """Name the kind of file system that a path lies on.
+
+    Args:
+        path: Absolute.
+        mounts: The text of `/proc/mounts`: device, mount point, kind, …, with spaces as `\\040`.
+    """
+    best, kind = -1, None
+    for line in mounts.splitlines():
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        point = Path(fields[1].encode().decode("unicode_escape"))
+        if path.is_relative_to(point) and len(point.parts) >= best:
+            best, kind = len(point.parts), fields[2]
+    return kind
+
+
+def _path_of(url: str | os.PathLike[str]) -> Path:
+    text = os.fspath(url)
+    if "://" in text or text.startswith("sqlite:"):
+        try:
+            parsed = make_url(text)
+        except ArgumentError:
+            parsed = None
+        if parsed is None or parsed.drivername not in ("sqlite", "sqlite+pysqlite") or parsed.host:
+            raise ConfigurationError(
+                f"storage: {text!r} is no SQLite URL; write sqlite:///file.db, or "
+                f"sqlite:////absolute/path/file.db"
+            )
+        if parsed.query:
+            raise ConfigurationError(
+                f"storage: {text!r} has options after '?'; a SQLite URL is only a path"
+            )
+        text = parsed.database or ""
+    if text in ("", ":memory:") or text.startswith("file:"):
+        raise ConfigurationError(
+            "storage: SQLite needs a file, such as sqlite:///fluxai.db; to keep all in memory use "
+            "memory://"
+        )
+    return Path(text).absolute()
+
+
+def _prepare(connection: sqlite3.Connection, _record: object) -> None:
+    """Set up a connection; all of these hold for it alone, and change no file."""
+    for pragma in (
+        "query_only = ON",
+        "synchronous = FULL",
+        f"wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}",
+        f"journal_size_limit = {WAL_BYTES_KEPT}",
+        "cache_size = -16000",
+        "temp_store = MEMORY",
+        "trusted_schema = OFF",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _driver(pooled: PoolProxiedConnection) -> sqlite3.Connection:
+    connection: Any = pooled.driver_connection
+    return connection  # type: ignore[no-any-return]
+
+
+def _newest() -> int:
+    return max(load_migrations("sqlite"))

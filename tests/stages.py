@@ -1,0 +1,151 @@
+"""What `python3 -m tests` can run: each stage a function from extra arguments to an exit code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+
+from tests.bootstrap import BIN, PYTHON, ROOT, environment
+
+Stage = Callable[[Sequence[str]], int]
+
+
+def ruff(extra: Sequence[str]) -> int:
+    """Lint with every rule, save those that pyproject.toml gives a reason against."""
+    return _run("ruff", "check", *(extra or ["."]))
+
+
+def formatting(extra: Sequence[str]) -> int:
+    """Compare the layout of the code with what the formatter would write."""
+    return _run("ruff", "format", *(extra or ["--check", "."]))
+
+
+def codespell(extra: Sequence[str]) -> int:
+    """Look for common misspellings."""
+    return _run("codespell", *extra)
+
+
+def mypy(extra: Sequence[str]) -> int:
+    """Check types strictly: the package, the typing test and the test runner."""
+    paths = ("fluxai", "tests/typing", "tests/conftest.py", "tests/__main__.py")
+    return _run("mypy", *(extra or [path for path in paths if _holds_python(path)]))
+
+
+def pyright(extra: Sequence[str]) -> int:
+    """Check the typing test with a second type checker, as users' editors will."""
+    if not extra and not _holds_python("tests/typing"):
+        print("tests/typing holds nothing yet")
+        return 0
+    return _run("pyright", *extra)
+
+
+def layers(extra: Sequence[str]) -> int:
+    """Check that each layer imports only what lies below it."""
+    return _run("lint-imports", "--no-logo", *extra)
+
+
+def pytest(extra: Sequence[str]) -> int:
+    """Run the tests under coverage, on all cores; with arguments, plain pytest with those."""
+    if extra:
+        return _run("pytest", *extra)
+    # A folder of its own for each run, so that two at a time do not mix what they measured.
+    with tempfile.TemporaryDirectory() as folder:
+        data = f"--data-file={folder}/.coverage"
+        workers = ("--numprocesses=auto", "--dist=loadgroup")
+        tests = _run("coverage", "run", data, "-m", "pytest", *workers)
+        combined = _run("coverage", "combine", "--quiet", folder)
+    if combined == 0:
+        print("coverage of lines and branches, in percent: ", end="", flush=True)
+        _run("coverage", "report", "--format=total", "--precision=1")
+        print("(line by line: .venv/bin/coverage report)")
+    return tests or combined
+
+
+def demo(extra: Sequence[str]) -> int:
+    """Run `fluxai demo`: three scenarios, offline."""
+    return _run("fluxai", "demo", *extra)
+
+
+def benchmarks(extra: Sequence[str]) -> int:
+    """Measure, and print numbers with their conditions."""
+    return _run("python", "-m", "tests.benchmarks", *extra)
+
+
+def long(extra: Sequence[str]) -> int:
+    """Run the proofs that take minutes: tests marked long, and properties with many examples."""
+    return _run(
+        "pytest",
+        "--numprocesses=auto",
+        "--dist=loadgroup",
+        "--hypothesis-profile=long",
+        "-m",
+        "long or hypothesis",
+        *extra,
+    )
+
+
+def lock(extra: Sequence[str]) -> int:
+    """Write the requirement files anew, with hashes; `-- --upgrade` takes newer releases."""
+    folder = ROOT / ".ci" / "requirements"
+    for source in sorted(folder.glob("*.in")):
+        target = source.with_suffix(".txt")
+        code = _run(
+            "uv",
+            "pip",
+            "compile",
+            "--quiet",
+            "--universal",
+            "--python-version=3.11",
+            "--generate-hashes",
+            "--no-header",
+            "--annotation-style=line",
+            "--no-emit-index-url",
+            "--no-emit-find-links",
+            f"--output-file={target.relative_to(ROOT).as_posix()}",
+            *extra,
+            source.relative_to(ROOT).as_posix(),
+        )
+        if code != 0:
+            return code
+        text = target.read_text(encoding="utf-8")
+        # The file must say the same to everyone: which packages, never where from.
+        if leaks := re.findall(
+            r"^.*(?:://|--(?:extra-)?index|--find-links| @ ).*$", text, re.MULTILINE
+        ):
+            print(f"{target.name} names a place:", *leaks, sep="\n  ")
+            return 1
+        print(f"{target.name}: {len(re.findall('^[^ #]+==', text, re.MULTILINE))} packages")
+    return 0
+
+
+CHECKS: dict[str, Stage] = {
+    "ruff": ruff,
+    "format": formatting,
+    "codespell": codespell,
+    "mypy": mypy,
+    "pyright": pyright,
+    "layers": layers,
+    "pytest": pytest,
+}
+TASKS: dict[str, Stage] = {
+    "demo": demo,
+    "benchmarks": benchmarks,
+    "long": long,
+    "lock": lock,
+}
+
+
+def _run(program: str, *arguments: str) -> int:
+    command = [str(PYTHON if program == "python" else BIN / program), *arguments]
+    try:
+        return subprocess.run(command, cwd=ROOT, env=environment(), check=False).returncode
+    except FileNotFoundError:
+        print(f"{program} is not installed in {BIN.parent.name}")
+        return 127
+
+
+def _holds_python(path: str) -> bool:
+    place = ROOT / path
+    return place.is_file() or any(place.rglob("*.py"))
