@@ -174,6 +174,8 @@ class Governor:
         self.storage.migrate()
         self.storage.settle_on_expiry = on_expiry == "settle"
         self._alerts = self.storage.notices.alerts
+        self._reserve_one = self.storage.reserve_one
+        self._resolve_one = self.storage.resolve_one
         self._latest_us = 0
         self._offset_us = 0
         self._measure_offset()
@@ -311,7 +313,7 @@ class Governor:
         if name is None or (tool is not None and model is not None):
             raise InvalidRequest("model", "give either model= or tool=")
         at_us = self._now()
-        reservation = Reservation.__new__(Reservation)
+        reservation = Reservation()
         if here is NOWHERE and labels is None and tenant is not None and model is not None:
             plan = self._plans.get((tenant, user, name, (), False, fixed_tool, ()))
             if plan is None or not plan.start_us <= at_us < plan.end_us:
@@ -336,7 +338,7 @@ class Governor:
             and 0 <= input_tokens <= TOKENS_MAX
             and 0 <= max_output_tokens <= TOKENS_MAX
             and units is None
-            and len(plan.candidates) == 1
+            and not plan.asks
         ):
             reservation._method = "exact"
             needs: tuple[Need | None, ...] = (
@@ -387,18 +389,20 @@ class Governor:
                 approval_id if approval_id is not None else here.approval_id,
                 digest(plan, needs, prompt, messages, tools),
             )
-        if any(check.decision == "require_approval" for check in candidate.checks) or (
-            len(plan.candidates) > 1
-        ):
+        if plan.asks:
             reservation.extra = ReservationExtra(
                 digest=digest(plan, needs, prompt, messages, tools)
             )
-        answer = self._submit(
-            _make(Ask, (reservation, plan, needs, at_us + APPROVAL_TTL_US))
-        )
+        ask = _make(Ask, (reservation, plan, needs, at_us + APPROVAL_TTL_US))
+        try:
+            answer = self._reserve_one(ask)
+        except StorageError as error:
+            return self._unheld(ask, error)
+        if answer is not reservation or reservation.decision == "denied":
+            answer = self._decided(ask, answer)
         if self._alerts:
             self._announce()
-        return answer
+        return reservation if answer is reservation else answer
 
     def _reserve_bound(
         self,
@@ -421,20 +425,29 @@ class Governor:
         return answer
 
     def _submit(self, ask: Ask) -> Reservation:
-        """Hand an ask to the store, compiling its plan again while the rules change."""
+        """Hand an ask to the store."""
+        try:
+            answer = self._reserve_one(ask)
+        except StorageError as error:
+            return self._unheld(ask, error)
+        return self._decided(ask, answer)
+
+    def _decided(self, ask: Ask, answer: Any) -> Reservation:
+        """Take in what the store decided, compiling the plan again while the rules change."""
         for _ in range(RECOMPILED_MAX):
-            try:
-                answer = self.storage.reserve_one(ask)
-            except StorageError as error:
-                return self._unheld(ask, error)
             if type(answer) is Reservation:
                 if answer.decision == "denied":
                     self._refused(answer, ask)
                 return answer
-            if isinstance(answer, Stale):
-                ask = self.planner.recompiled(ask)
-            else:
+            if not isinstance(answer, Stale):
                 _raise_refusal(answer)
+            ask = self.planner.recompiled(ask)
+            try:
+                answer = self._reserve_one(ask)
+            except StorageError as error:
+                return self._unheld(ask, error)
+        if type(answer) is Reservation:
+            return answer
         raise StorageError(
             f"the rules of tenant {ask.plan.subject.tenant!r} changed {RECOMPILED_MAX} times while "
             f"one call was decided; try again"
@@ -625,13 +638,10 @@ class Governor:
                 raise ReservationNotFound(f"reservation {known.id} is not of tenant {tenant!r}")
         else:
             known = self._found(reservation, tenant)
-        event = self._pricer.settled(
-            known, response, usage, cost, self._now(), estimated=estimated
-        )
-        return self._settle(known, event, lost_ok=type(reservation) is Reservation)
+        event = self._pricer.settled(known, response, usage, cost, self._now(), estimated)
+        return self._settle(known, event, lost_ok=known is reservation)
 
     def _settle(self, known: Reservation, event: UsageEvent, *, lost_ok: bool) -> Settlement:
-        tenant = known.subject.tenant
         if known.state == "refused":
             raise ReservationNotFound(
                 f"{known.id} was refused and holds nothing; if it was charged all the same, enter "
@@ -644,17 +654,16 @@ class Governor:
                 model=known.model,
                 counted_us=known.counted_us,
             )
-        item = _make(Settle, (tenant, known.uid, event, None, 0))
+        item = _make(Settle, (known.subject.tenant, known.uid, event, None, 0))
         try:
-            answer = self.storage.resolve_one(item)
+            answer = self._resolve_one(item)
             if type(answer) is not UsageEvent:
                 answer = self._retried(item, answer)
         except StorageError as error:
             self._keep(item, known, error)
         if self._alerts:
             self._announce()
-        settled: Settlement = answer
-        return settled
+        return answer  # type: ignore[no-any-return]
 
     def _found(self, reservation: Any, tenant: str | None) -> Reservation:
         if not isinstance(reservation, str):

@@ -17,6 +17,7 @@ from fluxai.core.ledger import COST, REQUESTS, Subject
 from fluxai.core.money import PER_MILLION, to_nano
 from fluxai.core.usage import Usage
 from fluxai.core.windows import from_us
+from fluxai.costs.quick import quick_usage
 
 if TYPE_CHECKING:
     from fluxai.costs.estimator import Cost, CostEstimator
@@ -40,8 +41,7 @@ class Pricer:
         usage: Usage | None,
         cost: Any,
         at_us: int,
-        *,
-        estimated: bool = False,
+        estimated: bool = False,  # noqa: FBT001, FBT002 -- on the hot path keywords cost
     ) -> UsageEvent:
         """Make the event that settles a reservation; see `Governor.settle`.
 
@@ -69,6 +69,10 @@ class Pricer:
                 rates.version,
                 usage,
             )
+        if type(response) is dict and cost is None:
+            quick = quick_usage(response)
+            if quick is not None:
+                return self._quickly(known, *quick, at_us, flags)
         given = None if cost is None else to_nano(cost, "cost", round_up=True)
         model = candidate.model
         version = None
@@ -104,6 +108,33 @@ class Pricer:
             (usage, given),
         )
 
+    def _quickly(
+        self, known: Reservation, named: str, usage: Usage, at_us: int, flags: tuple[str, ...]
+    ) -> UsageEvent:
+        """Settle a plain chat completion; the general way gives the same, flags and all."""
+        try:
+            rates = self._registry.rates(named, known.counted_us)
+        except UnknownModel:
+            # A deployment's own name: it is the model that was asked for.
+            rates = self._registry.rates(known.model or named, known.counted_us)
+        if rates.free:
+            flags = (*flags, rates.reason)
+        if rates.guessed:
+            flags = (*flags, "provider_guessed")
+        return UsageEvent(
+            known.uid,
+            known,
+            rates.model,
+            rates.cost(usage),
+            usage.total,
+            known.amounts[REQUESTS],
+            usage,
+            at_us,
+            flags,
+            rates.version,
+            (usage, None),
+        )
+
     def expected(self, known: Reservation, at_us: int) -> UsageEvent:
         """Make the event of a call whose cost nobody knows: the expected one."""
         return UsageEvent(
@@ -136,7 +167,7 @@ class Pricer:
             return self.expected(known, at_us)
         counted = self._estimator.count(known.model, text)
         usage = Usage(input=known.need.expected_input_tokens, output=counted.expected)
-        return self.settled(known, None, usage, None, at_us, estimated=True)
+        return self.settled(known, None, usage, None, at_us, True)
 
     def recorded(
         self,

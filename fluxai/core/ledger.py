@@ -276,7 +276,16 @@ class Plan:
     `bound` belongs to the store that uses the plan, `origin` to the governor that made it.
     """
 
-    __slots__ = ("bound", "candidates", "end_us", "origin", "start_us", "subject", "version")
+    __slots__ = (
+        "asks",
+        "bound",
+        "candidates",
+        "end_us",
+        "origin",
+        "start_us",
+        "subject",
+        "version",
+    )
 
     def __init__(
         self,
@@ -292,6 +301,10 @@ class Plan:
         self.start_us = start_us
         self.end_us = end_us
         self.candidates = candidates
+        #: Whether the request may be downgraded or need an approval: then it is identified.
+        self.asks = len(candidates) > 1 or any(
+            check.decision == "require_approval" for check in candidates[0].checks
+        )
         self.bound: object = None
         #: What its maker needs to compile it again.
         self.origin: Any = None

@@ -43,6 +43,9 @@ DETAIL_OF: Final[Mapping[str, str]] = MappingProxyType(
 #: More than any provider could report for one call; a larger number is a mistake, not a bill.
 MAX_COUNT: Final = 10**12
 
+#: What a sum of calls may reach: the largest whole number that every JSON reader keeps.
+SUM_MAX: Final = 2**53
+
 _NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
 _SLOTS: Final = (
     *TOKEN_KINDS,
@@ -83,7 +86,7 @@ class Usage:
             a model of `None` is the call's own. Empty for almost every call.
     """
 
-    __slots__ = _SLOTS
+    __slots__ = (*_SLOTS, "plain")
 
     input: int
     cache_read: int
@@ -102,6 +105,8 @@ class Usage:
     provider_cost: Decimal | None
     flags: tuple[str, ...]
     parts: tuple[tuple[str | None, Usage], ...]
+    #: Only text, cached or not, thought or not: most calls, which then cost less to price.
+    plain: bool
 
     def __init__(
         self,
@@ -146,6 +151,7 @@ class Usage:
         self.provider_cost = _cost(provider_cost)
         self.flags = tuple(flags)
         self.parts = tuple(parts)
+        self.plain = _is_plain(self)
         for kind in self.details:
             if kind not in DETAIL_OF:
                 known = ", ".join(DETAIL_OF)
@@ -173,6 +179,24 @@ class Usage:
         usage.provider_cost = get("provider_cost")
         usage.flags = get("flags", ())
         usage.parts = get("parts", ())
+        usage.plain = _is_plain(usage)
+        return usage
+
+    @classmethod
+    def of_text(cls, input: int, cache_read: int, output: int, reasoning: int) -> Usage:  # noqa: A002
+        """Build a usage of text alone, from counts that were checked already. Internal and fast."""
+        usage = object.__new__(cls)
+        usage.input = input
+        usage.cache_read = cache_read
+        usage.output = output
+        usage.reasoning = reasoning
+        usage.cache_write_5m = usage.cache_write_1h = 0
+        usage.audio_in = usage.audio_out = usage.image_in = usage.image_out = 0
+        usage.details = usage.requests = _NOTHING
+        usage.seconds = usage.characters = 0
+        usage.provider_cost = None
+        usage.flags = usage.parts = ()
+        usage.plain = True
         return usage
 
     @classmethod
@@ -218,6 +242,8 @@ class Usage:
     @property
     def total(self) -> int:
         """All tokens."""
+        if self.plain:
+            return self.input + self.cache_read + self.output + self.reasoning
         return self.input_total + self.output_total
 
     @property
@@ -259,14 +285,24 @@ class Usage:
         unknown = sorted(set(values) - set(_SLOTS))
         if unknown:
             raise InvalidRequest(unknown[0], "is not a field of Usage")
-        fields = dict(values)
-        if isinstance(fields.get("seconds"), str):
-            fields["seconds"] = _decimal("seconds", fields["seconds"])
-        fields["flags"] = tuple(fields.get("flags", ()))
-        fields["parts"] = tuple(
-            (model, cls.from_dict(part)) for model, part in fields.get("parts", ())
+        # Sums of many calls are written too, so the limit of a single call does not apply.
+        fields: dict[str, Any] = {
+            kind: _count(kind, values[kind], SUM_MAX)
+            for kind in (*TOKEN_KINDS, "characters")
+            if kind in values
+        }
+        fields["details"] = _counts("details", values.get("details"), SUM_MAX)
+        fields["requests"] = _counts("requests", values.get("requests"), SUM_MAX)
+        seconds = values.get("seconds", 0)
+        fields["seconds"] = _seconds(
+            _decimal("seconds", seconds) if isinstance(seconds, str) else seconds, SUM_MAX
         )
-        return cls(**fields)
+        fields["provider_cost"] = _cost(values.get("provider_cost"))
+        fields["flags"] = tuple(values.get("flags", ()))
+        fields["parts"] = tuple(
+            (model, cls.from_dict(part)) for model, part in values.get("parts", ())
+        )
+        return cls.trusted(fields)
 
     def __add__(self, other: Usage) -> Usage:
         """Return both usages together. Parts are dropped: they are of one call."""
@@ -303,20 +339,38 @@ def _sum(one: Mapping[str, int], two: Mapping[str, int]) -> Mapping[str, int]:
     return {kind: one.get(kind, 0) + two.get(kind, 0) for kind in (*one, *two)}
 
 
-def _count(field: str, value: object) -> int:
+def _is_plain(usage: Usage) -> bool:
+    return not (
+        usage.cache_write_5m
+        or usage.cache_write_1h
+        or usage.audio_in
+        or usage.audio_out
+        or usage.image_in
+        or usage.image_out
+        or usage.details
+        or usage.requests
+        or usage.seconds
+        or usage.characters
+        or usage.parts
+    )
+
+
+def _count(field: str, value: object, limit: int = MAX_COUNT) -> int:
     if type(value) is not int:
         raise InvalidRequest(field, f"must be a whole number, got {value!r:.40}")
     if value < 0:
-        raise InvalidRequest(field, f"must not be negative, got {value}")
-    if value > MAX_COUNT:
-        raise InvalidRequest(field, "is more than one call can use (10^12)")
+        raise InvalidRequest(field, "must not be negative")
+    if value > limit:
+        raise InvalidRequest(field, f"must be at most {limit:,}")
     return value
 
 
-def _counts(field: str, values: Mapping[str, int] | None) -> Mapping[str, int]:
+def _counts(
+    field: str, values: Mapping[str, int] | None, limit: int = MAX_COUNT
+) -> Mapping[str, int]:
     if not values:
         return _NOTHING
-    return {str(kind): _count(f"{field}[{kind!r}]", count) for kind, count in values.items()}
+    return {str(kind): _count(f"{field}[{kind!r}]", n, limit) for kind, n in values.items()}
 
 
 def _decimal(field: str, value: str) -> Decimal:
@@ -326,12 +380,12 @@ def _decimal(field: str, value: str) -> Decimal:
         raise InvalidRequest(field, f"{value!r:.40} is not a number") from None
 
 
-def _seconds(value: object) -> Decimal | int:
+def _seconds(value: object, limit: int = MAX_COUNT) -> Decimal | int:
     if isinstance(value, Decimal):
-        if not value.is_finite() or not 0 <= value <= MAX_COUNT:
-            raise InvalidRequest("seconds", f"must be from 0 to 10^12, got {value}")
+        if not value.is_finite() or not 0 <= value <= limit:
+            raise InvalidRequest("seconds", f"must be from 0 to {limit:,}, got {value}")
         return value
-    return _count("seconds", value)
+    return _count("seconds", value, limit)
 
 
 def _cost(value: object) -> Decimal | None:

@@ -15,6 +15,8 @@ from fluxai.costs.plain import fields, get, items
 NO_USAGE: Final = "no_usage"
 #: The provider answered with an error, for which nothing is charged.
 ERROR: Final = "error"
+#: An endpoint that makes nothing answered: uploads, lists, moderation.
+FREE_ENDPOINT: Final = "free_endpoint"
 #: A token-counting endpoint answered: it is free, and nothing was used.
 TOKEN_COUNT: Final = "token_count"  # noqa: S105 -- tokens of text
 
@@ -97,21 +99,39 @@ def _shown(body: object, usage: Body) -> str | None:
 def _openai(body: object, usage: Body, counts: Counts) -> None:
     shapes.openai(usage, counts)
     if "choices" not in fields(body):
-        _server_tools(body, counts)
-        _images_endpoint(body, counts)
+        if "server_side_tool_usage_details" not in usage:
+            _server_tools(body, counts)
+        _media_endpoints(body, counts)
     breakdown = get(usage, "usage_breakdown") or get(body, "usage_breakdown")
     models = items(get(breakdown, "models")) if breakdown is not None else ()
     if models:
         _breakdown(models, counts)
-    tools = usage.get("server_side_tools_used")
-    if tools:
-        for tool in items(tools):
-            kind = _XAI_TOOLS.get(str(tool).rpartition("SERVER_SIDE_TOOL_")[2])
-            if kind is not None:
-                counts.fee(kind, 1)
-    citations = counts.whole(usage, "citation_tokens")
-    counts.fee("citation", citations)
-    counts.fee("web_search", counts.whole(usage, "num_search_queries"))
+    if len(usage) > _PLAIN_FIELDS:
+        _other_fees(usage, counts)
+
+
+#: Prompt, completion and total: nothing else to look for.
+_PLAIN_FIELDS: Final = 3
+
+
+def _other_fees(usage: Body, counts: Counts) -> None:
+    """Count what xAI, Perplexity and Mistral state beside the tokens."""
+    for tool in items(usage.get("server_side_tools_used")):
+        kind = _XAI_TOOLS.get(str(tool).rpartition("SERVER_SIDE_TOOL_")[2])
+        if kind is not None:
+            counts.fee(kind, 1)
+    calls = fields(usage.get("server_side_tool_usage_details"))
+    for name, kind in _XAI_CALLS.items() if calls else ():
+        counts.fee(kind, counts.whole(calls, name))
+    for name, kind in _COUNTED.items():
+        if name in usage:
+            counts.fee(kind, counts.whole(usage, name))
+    size = usage.get("search_context_size")
+    if size in _CONTEXT_SIZES:
+        counts.fee(f"request_{size}", 1)
+    connectors = fields(usage.get("connectors"))
+    for name in connectors:
+        counts.fee(str(name), counts.whole(connectors, name))
 
 
 _XAI_TOOLS: Final[Mapping[str, str]] = {
@@ -121,6 +141,20 @@ _XAI_TOOLS: Final[Mapping[str, str]] = {
     "ATTACHMENT_SEARCH": "attachment_search",
     "COLLECTIONS_SEARCH": "file_search",
 }
+_XAI_CALLS: Final[Mapping[str, str]] = {
+    "web_search_calls": "web_search",
+    "x_search_calls": "x_search",
+    "code_interpreter_calls": "code_execution",
+    "document_search_calls": "attachment_search",
+    "file_search_calls": "file_search",
+}
+_COUNTED: Final[Mapping[str, str]] = {
+    "num_sources_used": "live_source",
+    "num_search_queries": "web_search",
+    "citation_tokens": "citation",
+}
+#: Perplexity charges for each request, by how much it is let to search.
+_CONTEXT_SIZES: Final = ("low", "medium", "high")
 
 
 def _server_tools(body: object, counts: Counts) -> None:
@@ -131,7 +165,8 @@ def _server_tools(body: object, counts: Counts) -> None:
         kind = get(item, "type")
         if kind == "web_search_call":
             # Opening and searching within a page is not charged, searching is.
-            searches += get(get(item, "action"), "type") in {None, "search"}
+            action = get(get(item, "action"), "type")
+            searches += action is None or action == "search"
         elif kind == "file_search_call":
             counts.fee("file_search", 1)
         elif kind == "code_interpreter_call":
@@ -145,7 +180,7 @@ def _server_tools(body: object, counts: Counts) -> None:
     if drawn and (drawn.get("total_tokens") or drawn.get("output_tokens")):
         part = Counts()
         shapes.openai(drawn, part)
-        _all_images(part)
+        _output_is(part, "image_out")
         _add_part(counts, _image_model(body), part)
     elif images and not drawn:
         # Without a usage of its own, the tool is billed by what it made.
@@ -172,19 +207,22 @@ def _image_model(body: object) -> str:
     return "gpt-image-1"
 
 
-def _images_endpoint(body: object, counts: Counts) -> None:
-    """Take the output of an images endpoint as images: its usage need not say so."""
+def _media_endpoints(body: object, counts: Counts) -> None:
+    """Take the output of an endpoint that makes images or speech as that, if the usage does not."""
     data = items(get(body, "data"))
     kind = get(body, "type")
-    if (data and get(data[0], "b64_json", "url") is not None) or (
-        isinstance(kind, str) and kind.startswith(("image_generation.", "image_edit."))
+    kind = kind if isinstance(kind, str) else ""
+    if (data and get(data[0], "b64_json", "url") is not None) or kind.startswith(
+        ("image_generation.", "image_edit.")
     ):
-        _all_images(counts)
+        _output_is(counts, "image_out")
+    elif kind.startswith("speech.audio."):
+        _output_is(counts, "audio_out")
 
 
-def _all_images(counts: Counts) -> None:
-    if "image_out" not in counts.kinds and "output" in counts.kinds:
-        counts.kinds["image_out"] = counts.kinds.pop("output")
+def _output_is(counts: Counts, kind: str) -> None:
+    if kind not in counts.kinds and "output" in counts.kinds:
+        counts.kinds[kind] = counts.kinds.pop("output")
 
 
 def _add_part(counts: Counts, model: str | None, part: Counts) -> None:
@@ -245,6 +283,14 @@ def _run_time(metrics: Body, counts: Counts) -> bool:
     return True
 
 
+def _pages(info: Body, counts: Counts) -> bool:
+    """Read Mistral's document processing."""
+    if info.get("pages_processed") is None:
+        return False
+    counts.fee("page", counts.whole(info, "pages_processed"))
+    return True
+
+
 def _boto_headers(metadata: Body, counts: Counts) -> bool:
     """Read what Bedrock states in headers, which is all there is for some embeddings."""
     headers = fields(metadata.get("HTTPHeaders"))
@@ -258,10 +304,10 @@ def _boto_headers(metadata: Body, counts: Counts) -> bool:
 
 def _bare(top: Body, counts: Counts) -> bool:
     """Read a usage object that was given without its response."""
-    if any(name in top for name in _BARE_GOOGLE):
+    if any(top.get(name) is not None for name in _BARE_GOOGLE):
         shapes.google(top, counts)
         return True
-    if any(name in top for name in _BARE):
+    if any(top.get(name) is not None for name in _BARE):
         return _usage_field(top, top, counts)
     return False
 
@@ -272,16 +318,10 @@ _BARE: Final = (
     "output_tokens",
     "outputTokens",
     "billed_units",
-    "total_tokens",
     "cost_in_usd_ticks",
     "cache_read_input_tokens",
 )
-_BARE_GOOGLE: Final = (
-    "promptTokenCount",
-    "candidatesTokenCount",
-    "candidates_token_count",
-    "cached_content_token_count",
-)
+_BARE_GOOGLE: Final = ("promptTokenCount", "candidatesTokenCount", "candidates_token_count")
 
 _TOP_SHAPES: Final[tuple[tuple[str, Callable[[Body, Counts], None], str], ...]] = (
     ("prompt_eval_count", shapes.ollama, "ollama"),
@@ -294,6 +334,7 @@ _NESTED_SHAPES: Final[tuple[tuple[str, Callable[[Body, Counts], bool], str | Non
     ("meta", _billed_units, "cohere"),
     ("trace", _agent, "aws"),
     ("metrics", _run_time, None),
+    ("usage_info", _pages, "mistral"),
     ("ResponseMetadata", _boto_headers, "aws"),
 )
 
@@ -336,7 +377,38 @@ def _without_usage(body: object, top: Body, counts: Counts) -> None:
         return
     if _embeddings(body, top, counts) or _made(top, counts):
         return
-    counts.flag(NO_USAGE)
+    counts.flag(FREE_ENDPOINT if _makes_nothing(top) else NO_USAGE)
+
+
+#: Objects of OpenAI's API that are kept or looked up, not made.
+_KEPT_OBJECTS: Final = frozenset(
+    {
+        "assistant",
+        "batch",
+        "container",
+        "container.file",
+        "conversation",
+        "file",
+        "fine_tuning.job",
+        "model",
+        "thread",
+        "thread.message",
+        "upload",
+        "vector_store",
+        "vector_store.file",
+    }
+)
+
+
+def _makes_nothing(top: Body) -> bool:
+    identity = top.get("id")
+    if isinstance(identity, str) and identity.startswith("modr-"):
+        return True
+    listed = items(top.get("data")) or items(top.get("models"))
+    kind = get(listed[0], "object", "type") if listed else top.get("object")
+    if not isinstance(kind, str):
+        return bool(items(top.get("models")))
+    return kind.removesuffix(".deleted") in _KEPT_OBJECTS
 
 
 def _embeddings(body: object, top: Body, counts: Counts) -> bool:
@@ -367,4 +439,7 @@ def _made(top: Body, counts: Counts) -> bool:
     if length is not None and "text" in top:
         shapes.seconds(math.ceil(length) if length.is_finite() else 0, counts)
         return True
+    if top.get("object") == "video" and top.get("status") == "completed":
+        shapes.seconds(top.get("seconds"), counts)
+        return "seconds" in counts.kinds
     return False

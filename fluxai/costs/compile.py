@@ -176,9 +176,12 @@ def _overridden(line: dict[str, Any], override: Mapping[str, Any]) -> dict[str, 
         line["prices"] = [_dated(day, prices) for day, prices in override["prices"]]
     for day, prices in override.get("append_prices", ()):
         line["prices"] = [*line["prices"], _dated(day, prices)]
+    if "add_prices" in override:
+        added = _rates(override["add_prices"])
+        line["prices"] = [[when, {**added, **rates}] for when, rates in line["prices"]]
     if "fees" in override:
         line["prices"] = _with_fees(line["prices"], override["fees"])
-    if "prices" in override or "append_prices" in override or "fees" in override:
+    if override.keys() & {"prices", "append_prices", "add_prices", "fees"}:
         line["source"] = f"fluxai+{override['checked']}"
     return line
 

@@ -12,7 +12,7 @@ from fluxai.core.errors import InvalidRequest, UnknownModel
 from fluxai.core.money import to_decimal
 from fluxai.core.usage import DETAIL_OF, MAX_COUNT, TOKEN_KINDS, Usage
 from fluxai.costs import counting
-from fluxai.costs.bodies import ERROR, NO_USAGE, TOKEN_COUNT
+from fluxai.costs.bodies import ERROR, FREE_ENDPOINT, NO_USAGE, TOKEN_COUNT
 from fluxai.costs.book import OWN, PriceBook, RateSource
 from fluxai.costs.counting import Encoder, TokenCount
 from fluxai.costs.framing import Framing, framing_of
@@ -383,7 +383,7 @@ def _bounded(field: str, value: object) -> int:
 
 #: What is used up without being charged: the tokens that these bring in are billed instead.
 _UNCHARGED: Final = frozenset({"web_fetch"})
-_FREE: Final = frozenset({ERROR, TOKEN_COUNT})
+_FREE: Final = frozenset({ERROR, FREE_ENDPOINT, TOKEN_COUNT})
 
 
 def _now_us() -> int:
@@ -426,6 +426,6 @@ def _lines(rates: Rates, usage: Usage) -> list[CostLine]:
         line("seconds", max(usage.seconds, rates.seconds_min), rates.fees.get("seconds", 0))
     if usage.characters:
         line("characters", usage.characters, rates.fees.get("characters", 0))
-    if "request" in rates.fees and "request" not in usage.requests and not usage.is_zero:
+    if rates.charges_request(usage):
         line("request", 1, rates.fees["request"])
     return lines

@@ -34,9 +34,7 @@ def opened(source: object) -> object:
 
     Asking a pydantic object for a field that it lacks takes microseconds, and most are lacking.
     """
-    if type(source) is dict or not hasattr(type(source), "__pydantic_validator__"):
-        return source
-    return fields(source)
+    return fields(source) if hasattr(type(source), "__pydantic_validator__") else source
 
 
 def _attribute(source: object, name: str) -> Any:
@@ -50,17 +48,23 @@ def _attribute(source: object, name: str) -> Any:
 
 def fields(source: object) -> Mapping[str, Any]:
     """Return the fields of a mapping or of an SDK's object, one level deep; empty if none."""
-    if type(source) is dict or isinstance(source, Mapping):
+    if type(source) is dict:
         return source
-    if source is None or isinstance(source, (str, bytes, int, float, Sequence)):
+    if source is None:
+        return _EMPTY
+    if hasattr(type(source), "__pydantic_validator__"):
+        model: Any = source
+        # Pydantic keeps the fields that its class does not know, such as OpenRouter's `cost`.
+        known: Mapping[str, Any] = model.__dict__
+        extra: Mapping[str, Any] | None = model.__pydantic_extra__
+        return {**known, **extra} if extra else known
+    if isinstance(source, Mapping):
+        return source
+    if isinstance(source, (str, bytes, int, float, Sequence)):
         return _EMPTY
     values = _attribute(source, "__dict__")
     if values:
-        # Pydantic keeps the fields that its class does not know, such as OpenRouter's `cost`.
-        extra = getattr(source, "__pydantic_extra__", None)
-        if "_pb" in values:
-            return _protobuf(values["_pb"])
-        return {**values, **extra} if extra else values
+        return _protobuf(values["_pb"]) if "_pb" in values else values
     if hasattr(source, "DESCRIPTOR"):
         return _protobuf(source)
     slots = [slot for cls in type(source).__mro__ for slot in getattr(cls, "__slots__", ())]

@@ -181,14 +181,21 @@ class Rates:
             return self.step(input_tokens).highest_output
         return self.base.highest_output
 
+    def charges_request(self, usage: Usage) -> bool:
+        """Say whether the fee of a request is due which the usage does not state itself."""
+        if "request" not in self.fees or usage.is_zero:
+            return False
+        return not any(kind.startswith("request") for kind in usage.requests)
+
     def fee(self, kind: str) -> int:
         """Return what one request of a fee kind costs, in nano-USD per million; 0 if unknown.
 
-        An image whose quality and size have no price of their own costs the model's `image`.
+        An image whose quality and size have no price of their own costs the model's `image`, a
+        request of a stated size its `request`.
         """
         rate = self.fees.get(kind)
-        if rate is None and kind.startswith("image_"):
-            rate = self.fees.get("image")
+        if rate is None and kind.startswith(("image_", "request_")):
+            rate = self.fees.get(kind.partition("_")[0])
         return rate or 0
 
     def cost(self, usage: Usage) -> int:
@@ -196,6 +203,17 @@ class Rates:
 
         Parts that name another model are priced here as this one; `CostEstimator` looks them up.
         """
+        if usage.plain and not usage.parts and not self.steps and not self.fees:
+            base = self.base
+            return -(
+                -(
+                    usage.input * base.input
+                    + usage.cache_read * base.cache_read
+                    + usage.output * base.output
+                    + usage.reasoning * base.reasoning
+                )
+                // NANO_PER_MILLION
+            )
         if usage.parts:
             numerator = sum(self.numerator(part) for _, part in usage.parts)
         else:
@@ -228,7 +246,7 @@ class Rates:
                 total += self._seconds(usage)
             if usage.characters:
                 total += usage.characters * fees.get("characters", 0)
-            if "request" in fees and "request" not in usage.requests and not usage.is_zero:
+            if self.charges_request(usage):
                 total += fees["request"]
         return total
 

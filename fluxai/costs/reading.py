@@ -11,7 +11,7 @@ from fluxai.core.usage import Usage
 from fluxai.costs.bodies import NO_USAGE, read_usage
 from fluxai.costs.counts import Counts
 from fluxai.costs.names import provider_name
-from fluxai.costs.plain import decoded, fields, get
+from fluxai.costs.plain import decoded, fields, get, opened
 from fluxai.costs.streams import calls, merged, unwrapped
 
 
@@ -57,6 +57,7 @@ def read(response: object, provider: str | None = None) -> Reading:
         return Reading(response, provider=said)
     if isinstance(response, (str, bytes, bytearray, memoryview)):
         response = decoded(response)
+    response = opened(response)
     separate, tier = calls(response)
     if separate:
         return _together([_read(body, said) for body in separate], tier)
@@ -131,13 +132,10 @@ def _witness(body: object) -> str | None:
         return "openrouter"
     if get(body, "x_groq") is not None:
         return "groq"
-    usage = get(body, "usage")
-    if usage is not None:
-        if get(usage, "cost_in_usd_ticks", "num_server_side_tools_used") is not None:
-            return "x-ai"
-        if get(usage, "prompt_cache_hit_tokens") is not None:
-            return "deepseek"
-    return None
+    usage = fields(get(body, "usage"))
+    if "cost_in_usd_ticks" in usage or "num_server_side_tools_used" in usage:
+        return "x-ai"
+    return "deepseek" if "prompt_cache_hit_tokens" in usage else None
 
 
 _MICROS: Final = 1_000_000

@@ -44,7 +44,9 @@ def openai(usage: Source, counts: Counts) -> None:
         counts.add("output", completion)
         return
     inside = fields(_first(usage, _INPUT_DETAILS))
-    cached = whole(inside, "cached_tokens", "cache_read") or whole(usage, *_CACHED)
+    cached = whole(inside, "cached_tokens", "cache_read")
+    if not cached and "cached_tokens" not in inside:
+        cached = whole(usage, *_CACHED)
     written = whole(inside, *_WRITTEN) or whole(usage, "cache_write_tokens")
     audio = whole(inside, "audio_tokens", "audio") or whole(usage, "audio_prompt_tokens")
     image = whole(inside, "image_tokens") or whole(usage, "prompt_image_tokens")
@@ -174,6 +176,9 @@ def anthropic(usage: Source, counts: Counts) -> None:
         counts.fee("web_search", counts.whole(tools, "web_search_requests"))
         counts.fee("web_fetch", counts.whole(tools, "web_fetch_requests"))
         counts.fee("code_execution", counts.whole(tools, "code_execution_requests"))
+    if usage.get("inference_geo") == "us":
+        # Some models cost a tenth more when pinned to the US, which no price table tells.
+        counts.flag("inference_geo_us")
     passes = items(usage.get("iterations"))
     if passes:
         _iterations(passes, counts)
@@ -209,7 +214,7 @@ def _iterations(passes: Sequence[Any], counts: Counts) -> None:
         _passed(entry, part)
         counts.flags.update(part.flags)
         usage = Usage.trusted(part.kinds)
-        if entry.get("type") in {"message", None}:
+        if entry.get("type") in ("message", None):
             own.append(usage)
         else:
             model = entry.get("model")
@@ -283,7 +288,8 @@ def _by_modality(entries: object, counts: Counts) -> dict[str, int]:
     for item in items(entries):
         entry = fields(item)
         modality = entry.get("modality")
-        name = _MODALITIES.get(getattr(modality, "value", modality) if modality else None)
+        modality = getattr(modality, "value", modality)
+        name = _MODALITIES.get(modality) if isinstance(modality, (str, int)) else None
         if name is not None:
             found[name] = found.get(name, 0) + counts.whole(entry, "tokenCount", "token_count")
     return found
@@ -308,6 +314,8 @@ def google(usage: Source, counts: Counts) -> None:
     )
     thoughts = whole(usage, "thoughtsTokenCount", "thoughts_token_count")
     total = whole(usage, "totalTokenCount", "total_token_count")
+    if not prompt and not candidates and not tools and not thoughts:
+        prompt = total  # a context cache that was made
     entering = _by_modality(
         _first(usage, ("promptTokensDetails", "prompt_tokens_details", "promptTokenDetails")),
         counts,
@@ -352,7 +360,7 @@ def google(usage: Source, counts: Counts) -> None:
         counts.detail("video_in", video)
     counts.add("input", left)
     counts.add("cache_read", cached)
-    if not thoughts and total > prompt + tools + candidates:
+    if not thoughts and candidates and total > prompt + tools + candidates:
         # The legacy package states no thoughts, but its total includes them.
         thoughts = total - prompt - tools - candidates
         counts.flag("reasoning_inferred")
@@ -398,6 +406,8 @@ def cohere(usage: Source, counts: Counts) -> None:
     counts.add("cache_read", cached)
     counts.add("image_in", image)
     reasoning = min(whole(tokens, "reasoning_tokens"), left_over)
+    counts.fee("image", whole(source, "images"))
+    counts.fee("classification", whole(source, "classifications"))
     _output(counts, left_over, reasoning, 0, 0)
     counts.fee("rerank", whole(source, "search_units"))
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from fluxai.costs.plain import fields, get, items, opened
+from fluxai.costs.plain import decoded, fields, get, items, opened
 
 _USAGES: Final = ("usage", "usageMetadata", "usage_metadata")
 #: Envelopes that hold the response itself: realtime and Responses API events, Anthropic's
 #: message_start, Cohere's message-end, Bedrock's metadata event, Groq's last chunk.
-_ENVELOPES: Final = ("response", "message", "delta", "metadata", "x_groq", "chunk")
+_ENVELOPES: Final = ("response", "message", "delta", "metadata", "x_groq", "result")
 
 
 def unwrapped(body: object) -> object:
@@ -18,6 +18,9 @@ def unwrapped(body: object) -> object:
     body = opened(body)
     if get(body, *_USAGES) is not None:
         return body
+    packed = get(get(body, "chunk"), "bytes")
+    if isinstance(packed, (str, bytes)):  # boto3, from invoke_model_with_response_stream
+        return unwrapped(decoded(packed))
     for name in _ENVELOPES:
         inner = opened(get(body, name))
         if inner is None or isinstance(inner, str):
@@ -38,7 +41,6 @@ def calls(response: object) -> tuple[Sequence[object], str | None]:
             return [_batch_line(line) for line in response], "batch"
         separate = [chunk for chunk in response if _is_own_call(chunk)]
         return (separate, None) if len(separate) > 1 else ((), None)
-    response = opened(response)
     body = get(response, "response")
     lines = items(get(get(body, "inlinedResponses"), "inlinedResponses"))
     if lines:  # the Gemini API's batches

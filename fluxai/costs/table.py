@@ -16,7 +16,17 @@ Matcher = Callable[[str], bool]
 class ProviderPrices:
     """The models of one provider, in the order in which their match clauses are tried."""
 
-    __slots__ = ("_lines", "_matchers", "alias", "by_id", "fallback", "id", "match", "name", "text")
+    __slots__ = (
+        "_lines",
+        "_matchers",
+        "_text",
+        "alias",
+        "by_id",
+        "fallback",
+        "id",
+        "match",
+        "name",
+    )
 
     def __init__(self, head: Mapping[str, Any], text: str) -> None:
         self.id: str = head["provider"]
@@ -24,7 +34,7 @@ class ProviderPrices:
         self.match = matcher(head["match"]) if "match" in head else _never
         self.alias = matcher(head["alias"]) if "alias" in head else _never
         self.fallback: tuple[str, ...] = tuple(head.get("fallback", ()))
-        self.text = text
+        self._text = text
         self.by_id: dict[str, Line] = {}
         self._lines: list[Line] | None = None
         self._matchers: list[tuple[Matcher, Line]] = []
@@ -32,13 +42,15 @@ class ProviderPrices:
     @property
     def lines(self) -> list[Line]:
         """All models, read on first use."""
+        # Taken before the check: another thread that is done clears the text last.
+        text = self._text
         if self._lines is None:
-            lines: list[Line] = [json.loads(line) for line in self.text.splitlines()]
+            lines: list[Line] = [json.loads(line) for line in text.splitlines()]
             self._matchers = [(matcher(line["match"]), line) for line in lines if "match" in line]
             self.by_id = {line["id"].lower(): line for line in lines}
             # Last, so that another thread that sees it sees the indexes too.
             self._lines = lines
-            self.text = ""
+            self._text = ""
         return self._lines
 
     def find(self, model: str) -> Line | None:

@@ -8,6 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 from fluxai.core.decisions import PENDING, RESERVED, SETTLED, Approval, Reservation, UsageEvent
@@ -38,6 +39,8 @@ from fluxai.storage.book import UTC_DAY_US, Book, opened, reaches_back_us, ring_
 MEMORY_EVENTS = 100_000
 
 _Row = list[int]
+_committed = attrgetter("committed")
+_settled = attrgetter("settled")
 
 
 class _Ledger:
@@ -191,7 +194,7 @@ class MemoryStorage(Book):
         self, reservation: Reservation, plan: Plan, bound: Bound, need: Any, amounts: Any
     ) -> Reservation:
         counters = bound.counters
-        reservation._balances = [c.committed for c in counters] + [c.settled for c in counters]
+        reservation._balances = [*map(_committed, counters), *map(_settled, counters)]
         crossed = False
         for counter in counters:
             total = counter.committed + amounts[counter.measure]

@@ -141,7 +141,8 @@ ON CONFLICT DO UPDATE SET
 
 -- name: approvals_by_id
 SELECT a.* FROM json_each(?) AS wanted
-JOIN approvals AS a ON a.tenant = wanted.value ->> 0 AND a.id = wanted.value ->> 1;
+JOIN approvals AS a
+    ON a.tenant = json_extract(wanted.value, '$[0]') AND a.id = json_extract(wanted.value, '$[1]');
 
 -- name: list_approvals
 SELECT * FROM approvals WHERE (?1 IS NULL OR tenant = ?1) AND (?2 IS NULL OR state = ?2)
@@ -169,7 +170,8 @@ ON CONFLICT DO UPDATE SET
 
 -- name: events_by_id
 SELECT e.* FROM json_each(?) AS wanted
-JOIN events AS e ON e.tenant = wanted.value ->> 0 AND e.id = wanted.value ->> 1;
+JOIN events AS e
+    ON e.tenant = json_extract(wanted.value, '$[0]') AND e.id = json_extract(wanted.value, '$[1]');
 
 -- name: event
 SELECT * FROM events WHERE tenant = ? AND id = ?;

@@ -111,7 +111,7 @@ CREATE TABLE events (
     outcome TEXT NOT NULL,
     corrects TEXT,
     note TEXT,
-    UNIQUE (tenant, id)
+    UNIQUE (id, tenant)
 ) STRICT;
 CREATE INDEX events_by_time ON events (tenant, counted_us);
 CREATE INDEX events_by_user ON events (tenant, user, counted_us) WHERE user IS NOT NULL;
