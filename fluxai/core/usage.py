@@ -199,6 +199,10 @@ class Usage:
         usage.plain = True
         return usage
 
+    def replaced(self, **fields: Any) -> Usage:
+        """Return the same usage with some fields of other values."""
+        return Usage.trusted({**{slot: getattr(self, slot) for slot in _SLOTS}, **fields})
+
     @classmethod
     def parse(cls, response: object, provider: str | None = None) -> Usage:
         """Read the usage that a provider reported.

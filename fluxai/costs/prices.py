@@ -203,7 +203,7 @@ class Rates:
 
         Parts that name another model are priced here as this one; `CostEstimator` looks them up.
         """
-        if usage.plain and not usage.parts and not self.steps and not self.fees:
+        if usage.plain and not self.steps and not self.request_fee:
             base = self.base
             return -(
                 -(

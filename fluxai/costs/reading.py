@@ -96,16 +96,15 @@ def _read(body: object, said: str | None) -> Reading:
 
 def _together(readings: list[Reading], tier: str | None) -> Reading:
     """Return separate calls as one reading, each with its own model."""
-    stated = [reading for reading in readings if NO_USAGE not in reading.usage.flags] or readings[
-        :1
-    ]
+    stated = [r for r in readings if NO_USAGE not in r.usage.flags] or readings[:1]
     total = stated[0].usage
-    for reading in stated[1:]:
-        total = total + reading.usage
     models = {reading.model for reading in stated}
     only = models.pop() if len(models) == 1 else None
     if len(stated) > 1:
-        total.parts = tuple((None if only else reading.model, reading.usage) for reading in stated)
+        for reading in stated[1:]:
+            total = total + reading.usage
+        parts = tuple((None if only else r.model, r.usage) for r in stated)
+        total = total.replaced(parts=parts)
     first = stated[0]
     return Reading(
         total,

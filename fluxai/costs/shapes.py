@@ -206,32 +206,28 @@ def _passed(usage: Source, counts: Counts) -> None:
 def _iterations(passes: Sequence[Any], counts: Counts) -> None:
     """Split a call into its passes, each judged and priced on its own."""
     top = Usage.trusted(dict(counts.kinds))
-    own: list[Usage] = []
+    own: list[dict[str, Any]] = []
     besides: list[tuple[str | None, Usage]] = []
     for step in passes:
         entry = fields(step)
         part = Counts()
         _passed(entry, part)
         counts.flags.update(part.flags)
-        usage = Usage.trusted(part.kinds)
         if entry.get("type") in ("message", None):
-            own.append(usage)
+            own.append(part.kinds)
         else:
             model = entry.get("model")
-            besides.append((model if isinstance(model, str) else None, usage))
+            besides.append((model if isinstance(model, str) else None, Usage.trusted(part.kinds)))
     parts: list[tuple[str | None, Usage]] = [(None, top)]
-    if sum(u.input_total for u in own) == top.input_total and (
-        sum(u.output_total for u in own) == top.output_total
-    ):
-        parts = [(None, usage) for usage in own if not usage.is_zero]
+    if own and _sums_to(own, top):
         # Only the total says how much of the output was thinking, and what tools were called.
         thinking = top.reasoning
-        for usage in own:
-            usage.reasoning = min(thinking, usage.output)
-            usage.output -= usage.reasoning
-            thinking -= usage.reasoning
-        if parts and top.requests:
-            parts[0][1].requests = top.requests
+        for kinds in own:
+            thought = min(thinking, kinds.get("output", 0))
+            kinds.update(output=kinds.get("output", 0) - thought, reasoning=thought)
+            thinking -= thought
+        own[0]["requests"] = top.requests
+        parts = [(None, Usage.trusted(kinds)) for kinds in own]
     parts += besides
     if len(parts) > 1:
         total = top
@@ -241,6 +237,14 @@ def _iterations(passes: Sequence[Any], counts: Counts) -> None:
         counts.kinds["parts"] = tuple(parts)
     if besides:
         counts.flag("iterations")
+
+
+def _sums_to(passes: Sequence[Mapping[str, Any]], top: Usage) -> bool:
+    usages = [Usage.trusted(kinds) for kinds in passes]
+    return (
+        sum(usage.input_total for usage in usages) == top.input_total
+        and sum(usage.output_total for usage in usages) == top.output_total
+    )
 
 
 #: A sum of searches' inputs may exceed a price step that no single pass reached.

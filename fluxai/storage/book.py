@@ -24,6 +24,7 @@ from fluxai.core.decisions import (
     UsageEvent,
     corrected,
 )
+from fluxai.core.ids import uuid_text
 from fluxai.core.ledger import (
     CONCURRENT,
     Amounts,
@@ -469,6 +470,10 @@ class Book:
             return Conflict(
                 "IdempotencyConflict", f"id {known.id!r} was used before with other arguments"
             )
+        if isinstance(item.key, int) and self.find(item.tenant, item.key) is not None:
+            return Conflict(
+                "IdempotencyConflict", f"id {uuid_text(item.key)!r} is a reservation's"
+            )
         first = self.find_event(item.tenant, item.event_key)
         if first is None:
             return Unknown("event", item.event_key)
@@ -615,9 +620,6 @@ class Book:
 
     def _expire_one(self, reservation: Reservation, at_us: int) -> None:
         self._give_back(reservation)
-        approval = reservation.extra.approval if reservation.extra is not None else None
-        if approval is not None and approval.state in ("pending", "approved"):
-            approval.state = "expired"
         self._finish(reservation, EXPIRED, at_us)
 
     def _expire_settled(self, reservation: Reservation, at_us: int) -> None:
@@ -672,8 +674,13 @@ class Book:
         was = reservation.state
         reservation.state = state
         reservation.event = event
-        if reservation.extra is not None:
-            reservation.extra.resolved_us = at_us
+        extra = reservation.extra
+        if extra is not None:
+            extra.resolved_us = at_us
+            approval = extra.approval
+            if approval is not None and approval.state in ("pending", "approved"):
+                # There is nothing left to say yes to: an answer would hold the money again.
+                approval.state = "used" if state == SETTLED else "expired"
         self.changed(reservation, was)
 
 
@@ -774,6 +781,7 @@ def _copy(reservation: Reservation) -> Reservation:
         method=reservation._method,
         view=reservation._view,
     )
+    copy.verdict, copy.candidate = reservation.verdict, reservation.candidate
     extra = reservation.extra
     if extra is not None:
         copy.extra = ReservationExtra(key=extra.key, digest=extra.digest)

@@ -30,7 +30,7 @@ YIELDS_MAX = 64
 YIELDS_IN_VAIN_MAX = 2
 
 
-class Withdrawn(Exception):  # noqa: N818 -- it says what happened; no error of the store
+class Withdrawn(Exception):
     """The item was withdrawn before anybody carried it out."""
 
 

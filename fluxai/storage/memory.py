@@ -38,6 +38,8 @@ from fluxai.storage.book import UTC_DAY_US, Book, opened, reaches_back_us, ring_
 #: Resolved events kept in full; older ones are folded into the sums.
 MEMORY_EVENTS = 100_000
 
+_FOLDED_AT_ONCE = 32
+
 _Row = list[int]
 _committed = attrgetter("committed")
 _settled = attrgetter("settled")
@@ -59,6 +61,7 @@ class _Ledger:
         "open",
         "ordered",
         "pending",
+        "reopened",
         "resolved",
         "seen",
         "version",
@@ -77,6 +80,8 @@ class _Ledger:
         self.events: deque[UsageEvent] = deque()
         self.events_by_key: dict[int | str, UsageEvent] = {}
         self.ordered = True
+        #: Whether a counter was opened from events: then not every event's hold names it.
+        self.reopened = False
         self.days: dict[int, dict[tuple[str | None, str, str | None], _Row]] = {}
         self.pending = 0
         self.next_expiry_us = NEVER
@@ -272,7 +277,7 @@ class MemoryStorage(Book):
             ledger.ordered = False
         events.append(event)
         self._events.append(event)
-        if len(self._events) > self._memory_events:
+        if len(self._events) >= self._memory_events + _FOLDED_AT_ONCE:
             self._fold()
 
     def _bind(self, plan: Plan, at_us: int) -> None:
@@ -332,24 +337,34 @@ class MemoryStorage(Book):
             return Book.expire(self, at_us, limit, on_expiry)
 
     def _fold(self) -> None:
-        """Drop the oldest event; its amounts stay in every sum as `carried`."""
-        event = self._events.popleft()
-        source = event.source
-        tenant = source.subject.tenant
-        ledger = self._ledgers[tenant]
-        if ledger.events and ledger.events[0] is event:
-            ledger.events.popleft()
-        else:
-            ledger.events.remove(event)
-        amounts = (event.cost_nanousd, event.tokens, event.requests, 0)
-        for counter in self._matching(ledger, event):
-            counter.carried += amounts[counter.measure]
-        ledger.events_by_key.pop(event.key, None)
-        if isinstance(source, Reservation) and source.event is event:
-            ledger.resolved.pop(source.uid, None)
-            if source.extra is not None and source.extra.key is not None:
-                ledger.keys.pop(source.extra.key, None)
-        self._horizon_us = max(self._horizon_us, source.counted_us)
+        """Drop the oldest events; their amounts stay in every sum as `carried`.
+
+        A few at a time, so that no single call pays for many.
+        """
+        for _ in range(_FOLDED_AT_ONCE):
+            event = self._events.popleft()
+            source = event.source
+            ledger = self._ledgers[source.subject.tenant]
+            if ledger.events[0] is event:
+                ledger.events.popleft()
+            else:
+                ledger.events.remove(event)
+            amounts = (event.cost_nanousd, event.tokens, event.requests, 0)
+            own = type(source) is Reservation and source.event is event
+            if own and not ledger.reopened and "late" not in event.flags:
+                for counter in source.holds.counters:
+                    counter.carried += amounts[counter.measure]
+            else:
+                for counter in self._matching(ledger, event):
+                    counter.carried += amounts[counter.measure]
+            if own:
+                del ledger.resolved[source.uid]
+                if source.extra is not None and source.extra.key is not None:
+                    ledger.keys.pop(source.extra.key, None)
+            else:
+                ledger.events_by_key.pop(event.key, None)
+            if source.counted_us > self._horizon_us:
+                self._horizon_us = source.counted_us
 
     @staticmethod
     def _matching(ledger: _Ledger, event: UsageEvent) -> Iterable[Counter]:
@@ -421,6 +436,7 @@ class MemoryStorage(Book):
             if start_us <= event.source.counted_us < end_us and _counts(key, event.source, event.tool):
                 amount = (event.cost_nanousd, event.tokens, event.requests, 0)[measure]
                 found.append((event.source.counted_us, amount))
+        ledger.reopened = ledger.reopened or bool(found)
         if start_us <= self._horizon_us and key.scope != "label":
             found.extend(self._folded(ledger, key, measure, start_us, found))
         return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sqlite3
@@ -11,11 +10,9 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fluxai.core.decisions import OPEN_STATES, Approval, Reservation, UsageEvent
 from fluxai.core.errors import StorageError
-from fluxai.core.ledger import CounterKey
 from fluxai.core.windows import DAY_US
 from fluxai.storage.base import (
     Adjust,
@@ -35,22 +32,25 @@ from fluxai.storage.base import (
     UsageRow,
     Version,
 )
-from fluxai.storage.book import opened
 from fluxai.storage.combiner import Combiner
 from fluxai.storage.outcomes import outcome_text
 from fluxai.storage.sqlite_book import Resident, SqliteBook, resident_of
 from fluxai.storage.sqlite_file import SqliteFile
 from fluxai.storage.sqlite_rows import (
+    Row,
     alert_of,
     approval_of,
     counter_of,
-    event_id,
     event_key,
     event_of,
     with_outcome_text,
 )
 from fluxai.storage.sqlite_verify import verify
 from fluxai.storage.statements import load_statements
+
+if TYPE_CHECKING:
+    from fluxai.core.decisions import Approval, Reservation, UsageEvent
+    from fluxai.core.ledger import CounterKey
 
 log = logging.getLogger("fluxai")
 
@@ -94,8 +94,8 @@ class SqliteStorage:
         self._combiner: Combiner[_Item, Any] = Combiner(self._carry_out)
         self._resident: Resident | None = None
         self._tidying = threading.Lock()
-        self._tidied_rows = 0
-        self._untidy = False
+        self._rows_written = 0
+        self._rows_tidied = 0
 
     @property
     def url(self) -> str:
@@ -158,18 +158,31 @@ class SqliteStorage:
     def _submit(self, item: _Item, name: Hashable, *, urgent: bool) -> Any:
         with self._item_faults():
             answer = self._combiner.submit(item, urgent=urgent, name=name)
-        if self._untidy:
+        if self._rows_written - self._rows_tidied > ROWS_PER_TIDYING:
             self._tidy()
         return answer
 
+    def _tidy(self) -> None:
+        """Move the log into the file, once the verb is acknowledged that made it long enough."""
+        if not self._tidying.acquire(blocking=False):
+            return
+        try:
+            self._rows_tidied = self._rows_written
+            self._file.checkpoint()
+        except StorageError as error:
+            self.checkpoint_errors += 1
+            log.warning("the log of %s could not be moved into it yet: %s", self.url, error)
+        finally:
+            self._tidying.release()
+
     def _carry_out(self, items: Sequence[_Item]) -> list[Any]:
         """Carry out a batch in one transaction, whole or not at all."""
-        before = [_Before(item.reservation) for item in items if type(item) is Ask]
+        before = [_Before(item.reservation) for item in items if isinstance(item, Ask)]
         try:
             with self._writing() as book:
                 book.prefetch(items)
                 return [
-                    book.reserve(item) if type(item) is Ask else book.resolve(item)
+                    book.reserve(item) if isinstance(item, Ask) else book.resolve(item)
                     for item in items
                 ]
         except BaseException:
@@ -179,22 +192,17 @@ class SqliteStorage:
 
     @contextmanager
     def _writing(self) -> Iterator[SqliteBook]:
-        """Open the book for one transaction; what was changed is written when it is closed."""
-        resident, self._resident_before = None, None
-        try:
-            with self._file.writing() as connection:
-                resident = resident_of(connection, self._resident)
-                # Until the commit nothing in it may be relied upon.
-                self._resident = None
-                book = SqliteBook(
-                    connection, resident, settle_on_expiry=self.settle_on_expiry
-                )
-                yield book
-                book.flush()
-                self._untidy = connection.total_changes - self._tidied_rows > ROWS_PER_TIDYING
-        finally:
-            pass
-        self._resident = resident
+        """Open the book for one transaction; what the verbs change is written when it is left."""
+        file = self._file
+        with file.writing() as connection:
+            resident = self._resident = resident_of(connection, file.commits, self._resident)
+            # From the first change to the commit it may say what is not so.
+            resident.commits = -1
+            book = SqliteBook(connection, resident, settle_on_expiry=self.settle_on_expiry)
+            yield book
+            book.flush()
+            resident.commits = file.commits + 1
+            self._rows_written = connection.total_changes
         self.notices.alerts.extend(book.notices.alerts)
 
     @contextmanager
@@ -204,3 +212,232 @@ class SqliteStorage:
             yield
         except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
             raise self._file.fault(error) from error
+
+    # -- records ----------------------------------------------------------------------------
+
+    def apply(
+        self,
+        changes: Sequence[Change],
+        expected_version: Version | None = None,
+        *,
+        drop: Callable[[CounterKey], bool] | None = None,
+    ) -> None:
+        """Change records; what was compiled from the old ones is stale from here on.
+
+        Raises:
+            StorageError: The rules are not at `expected_version` any more.
+        """
+        scopes = sorted({change.scope for change in changes})
+        with self._writing() as book:
+            for scope in scopes:
+                if scope != "*" and expected_version not in (None, book.version(scope)):
+                    raise StorageError("the rules changed meanwhile; read them again and retry")
+            book.put_records(changes)
+            book.raise_versions(scopes)
+            if drop is not None:
+                for scope in scopes:
+                    book.drop_counters(drop, None if scope == "*" else scope)
+
+    def version(self, tenant: str) -> Version:
+        """Read the version of the rules that decide about a tenant."""
+        with self._reading() as book:
+            return book.version(tenant)
+
+    def rules(self, tenant: str) -> Rules:
+        """Read what decides about a tenant, at one version."""
+        with self._reading() as book:
+            scopes = ("*",) if tenant == "*" else ("*", tenant)
+            return Rules(
+                version=book.version(tenant),
+                tenant=next(iter(book.records("tenant", tenant, tenant, 1)), None),
+                policies=tuple(
+                    row for scope in scopes for row in book.records("policy", scope, None, -1)
+                ),
+                grants=tuple(
+                    row for scope in scopes for row in book.records("grant", scope, None, -1)
+                ),
+            )
+
+    def records(
+        self,
+        kind: str,
+        *,
+        scope: str | None = None,
+        id: str | None = None,  # noqa: A002 -- the protocol's name
+        limit: int = 10_000,
+    ) -> list[dict[str, Any]]:
+        """Read records, by id where one is given, in the order in which they were first put."""
+        with self._reading() as book:
+            return book.records(kind, scope, id, limit)
+
+    # -- looking ----------------------------------------------------------------------------
+
+    @contextmanager
+    def _reading(self) -> Iterator[SqliteBook]:
+        """Open the book on one snapshot, to look only."""
+        with self._file.reading() as connection:
+            yield SqliteBook(connection, Resident(connection))
+
+    def find(self, tenant: str | None, uid: int) -> Reservation | None:
+        """Read one reservation."""
+        with self._reading() as book:
+            return book.look_up(tenant, uid)
+
+    def find_event(self, tenant: str | None, key: int | str) -> UsageEvent | None:
+        """Read one event."""
+        with self._reading() as book:
+            return book.look_up_event(tenant, event_key(key))
+
+    def reservations(
+        self, *, state: str | None = None, tenant: str | None = None, limit: int = 1_000
+    ) -> list[Reservation]:
+        """Read reservations, newest first."""
+        with self._reading() as book:
+            return book.list_reservations(state, tenant, limit)
+
+    def events(
+        self, *, after: int = 0, limit: int = 100, tenant: str | None = None
+    ) -> list[UsageEvent]:
+        """Read events in the order they were settled."""
+        name = "events_after" if tenant is None else "tenant_events_after"
+        return [event_of(row) for row in self._rows(name, after, tenant, limit)]
+
+    def recent_events(
+        self, tenant: str, start_us: int, end_us: int, *, user: str | None, limit: int
+    ) -> list[UsageEvent]:
+        """Read the latest events counted in a half-open stretch of time, newest first."""
+        if user is None:
+            rows = self._rows("recent_events", tenant, start_us, end_us, limit)
+        else:
+            rows = self._rows("recent_user_events", tenant, start_us, end_us, user, limit)
+        return [event_of(row) for row in rows]
+
+    def approvals(
+        self, *, tenant: str | None = None, state: str | None = None, limit: int = 1_000
+    ) -> list[Approval]:
+        """Read approvals, newest first."""
+        return [approval_of(row) for row in self._rows("list_approvals", tenant, state, limit)]
+
+    def balances(self, keys: Sequence[tuple[CounterKey, int]], at_us: int) -> list[Balance]:
+        """Read counters without making any."""
+        with self._reading() as book:
+            return [book.balance(key, end_us, at_us) for key, end_us in keys]
+
+    def accounts(
+        self, tenant: str, scope: str, measure: str, kind: str, at_us: int, *, limit: int = 1_000
+    ) -> list[Balance]:
+        """Read the existing counters of one scope, measure and kind whose window holds `at_us`."""
+        rows = self._rows("counters_at", tenant, scope, measure, kind, at_us, limit)
+        return [
+            Balance(counter.key, counter.settled, counter.reserved, counter.carried)
+            for counter in map(counter_of, rows)
+        ]
+
+    def usage(self, tenant: str, start_us: int, end_us: int) -> list[UsageRow]:
+        """Sum events: whole UTC days from the daily sums, the edges event by event."""
+        first, last = -(-start_us // DAY_US), end_us // DAY_US
+        if first < last:
+            edges = [(start_us, first * DAY_US), (last * DAY_US, end_us)]
+        else:
+            edges = [(start_us, end_us)]
+        rows = []
+        with self._file.reading() as connection:
+            if first < last:
+                rows += connection.execute(
+                    self._sql["usage_of_days"], (tenant, first, last)
+                ).fetchall()
+            for low_us, high_us in edges:
+                if low_us < high_us:
+                    rows += connection.execute(
+                        self._sql["usage_of_events"], (tenant, low_us, high_us)
+                    ).fetchall()
+        return _summed(rows)
+
+    def verify(self) -> LedgerReport:
+        """Compare every counter and daily sum with the events and open reservations."""
+        with self._file.reading() as connection:
+            return verify(connection)
+
+    def outbox(self, *, after: int = 0, limit: int = 100) -> list[tuple[int, Alert]]:
+        """Read the alerts that were raised, in order."""
+        return [alert_of(row) for row in self._rows("alerts_after", after, limit)]
+
+    def now_offset_us(self, at_us: int) -> int:  # noqa: ARG002 -- one machine, one clock
+        """Processes that share a file share the machine's clock."""
+        return 0
+
+    def close(self) -> None:
+        """Finish what is queued and let go of the file."""
+        self._combiner.close()
+        self._file.close()
+
+    def _rows(self, name: str, *values: object) -> list[Row]:
+        with self._file.reading() as connection:
+            return connection.execute(self._sql[name], values).fetchall()
+
+
+class _Before:
+    """A reservation as its caller made it, for when the batch that decided it is rolled back."""
+
+    __slots__ = ("expires_us", "extra", "reservation")
+
+    def __init__(self, reservation: Reservation) -> None:
+        self.reservation = reservation
+        self.expires_us = reservation.expires_us
+        self.extra = None if reservation.extra is None else replace(reservation.extra)
+
+    def restore(self) -> None:
+        self.reservation.expires_us = self.expires_us
+        self.reservation.extra = self.extra
+
+
+def _at_the_door(item: Resolution) -> Resolution:
+    """Give what the caller passed the form in which it is stored and compared."""
+    match item:
+        case Settle():
+            return item._replace(event=with_outcome_text(item.event))
+        case Record():
+            return replace(item, event=with_outcome_text(item.event))
+        case Adjust():
+            return replace(
+                item,
+                key=event_key(item.key),
+                event_key=event_key(item.event_key),
+                outcome=outcome_text(item.outcome),
+            )
+        case _:
+            return item
+
+
+def _name(item: Resolution) -> Hashable:
+    """Name what an item asks for, where that can be told cheaply."""
+    match item:
+        case Settle(tenant=tenant, uid=uid, event=event, plan=plan):
+            return ("settle", tenant, uid, event.outcome, event.flags, plan is None)
+        case Record(event=event, plan=plan):
+            return ("record", event.tenant, event.key, event.outcome, plan.version)
+        case _:
+            return None
+
+
+def _summed(rows: Sequence[Row]) -> list[UsageRow]:
+    """Add up rows of one group: user, tool, model, then cost, tokens, requests, events."""
+    sums: dict[tuple[Any, str, Any], list[int]] = {}
+    for user, tool, model, *amounts in rows:
+        # Daily sums write 0 where there is no user or no model.
+        group = (user if user != 0 else None, tool, model if model != 0 else None)
+        into = sums.setdefault(group, [0, 0, 0, 0])
+        for index, amount in enumerate(amounts):
+            into[index] += amount
+    return [
+        UsageRow(
+            user=user,
+            tool=tool,
+            model=model,
+            cost_nanousd=cost,
+            tokens=tokens,
+            requests=requests,
+            events=events,
+        )
+        for (user, tool, model), (cost, tokens, requests, events) in sums.items()
+    ]

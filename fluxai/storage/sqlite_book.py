@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fluxai.core.decisions import OPEN_STATES, SETTLED, Reservation, UsageEvent
 from fluxai.core.ids import uuid_int, uuid_text
 from fluxai.core.ledger import CONCURRENT, Counter, CounterKey, Plan
 from fluxai.core.windows import DAY_US, MAX_US, MIN_US
-from fluxai.storage.base import Ask, Notices, Refusal, Resolution, Settle, Version
-from fluxai.storage.book import Book, _extra, reaches_back_us, ring_of
+from fluxai.storage.base import (
+    Adjust,
+    Ask,
+    Balance,
+    Change,
+    Notices,
+    Record,
+    Refusal,
+    Resolution,
+    Settle,
+    Version,
+)
+from fluxai.storage.book import Book, _extra, opened, reaches_back_us, ring_of
 from fluxai.storage.sqlite_rows import (
     ReservationRow,
     Row,
@@ -49,11 +60,16 @@ class Resident:
     """What a writer may keep from one transaction to the next, until somebody else writes.
 
     `data_version` is SQLite's own word on that: it changes when another connection has committed.
+    `commits` is what the writer's count must be; where it isn't, the transaction that changed this
+    was rolled back.
     """
 
-    def __init__(self, connection: sqlite3.Connection, data_version: int) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, data_version: int = 0, commits: int = 0
+    ) -> None:
         self.connection = connection
         self.data_version = data_version
+        self.commits = commits
         self.counters: dict[CounterKey, Counter] = {}
         self.counters_by_id: dict[int, Counter] = {}
         self.versions: dict[str, Version] = {}
@@ -66,22 +82,30 @@ class Resident:
         self.counters[counter.key] = counter
         self.counters_by_id[counter.row_id] = counter
 
-    def still_holds(self, connection: sqlite3.Connection, data_version: int) -> bool:
-        """Say whether nobody else has written, and it has not grown beyond its bound."""
+    def forget(self, row_ids: Iterable[int]) -> None:
+        """Let go of counters whose rows are gone."""
+        for row_id in row_ids:
+            counter = self.counters_by_id.pop(row_id, None)
+            if counter is not None:
+                del self.counters[counter.key]
+
+    def holds(self, connection: sqlite3.Connection, data_version: int, commits: int) -> bool:
+        """Say whether all of this is still true, and within its bounds."""
         return (
             self.connection is connection
             and self.data_version == data_version
+            and self.commits == commits
             and len(self.counters) < COUNTERS_RESIDENT_MAX
             and len(self.fired) < FIRED_REMEMBERED_MAX
         )
 
 
-def resident_of(connection: sqlite3.Connection, before: Resident | None = None) -> Resident:
-    """Return what is still true of what was kept, or nothing, to begin anew."""
+def resident_of(connection: sqlite3.Connection, commits: int, before: Resident | None) -> Resident:
+    """Return what was kept, if it is still true, or a new beginning."""
     (data_version,) = connection.execute("PRAGMA data_version").fetchone()
-    if before is not None and before.still_holds(connection, data_version):
+    if before is not None and before.holds(connection, data_version, commits):
         return before
-    return Resident(connection, data_version)
+    return Resident(connection, data_version, commits)
 
 
 class SqliteBook(Book):
@@ -126,11 +150,12 @@ class SqliteBook(Book):
 
     def prefetch(self, items: Iterable[Ask | Resolution]) -> None:
         """Load, in one statement, the reservations that a batch names."""
-        uids = {
-            item.reservation.uid if type(item) is Ask else getattr(item, "uid", None)
-            for item in items
-        }
-        uids.discard(None)
+        uids: set[int] = set()
+        for item in items:
+            if isinstance(item, Ask):
+                uids.add(item.reservation.uid)
+            elif not isinstance(item, (Record, Adjust)):
+                uids.add(item.uid)
         self._load(uids)
 
     def flush(self) -> None:
@@ -266,6 +291,27 @@ class SqliteBook(Book):
             self._resident.versions[tenant] = found
         return found
 
+    def raise_versions(self, scopes: Iterable[str]) -> None:
+        """Make what was compiled for these tenants stale; `"*"` stands for all of them."""
+        self._execute_many(self._sql["raise_version"], [(scope,) for scope in scopes])
+        self._resident.versions.clear()
+
+    def put_records(self, changes: Iterable[Change]) -> None:
+        """Put or delete records."""
+        for change in changes:
+            name = (change.kind, change.scope, change.id)
+            if change.body is None:
+                self._execute(self._sql["delete_record"], name)
+            else:
+                self._execute(self._sql["put_record"], (*name, json.dumps(change.body)))
+
+    def records(
+        self, kind: str, scope: str | None, record_id: str | None, limit: int
+    ) -> list[dict[str, Any]]:
+        """Read records; a limit of -1 is none."""
+        rows = self._execute(self._sql["records"], (kind, scope, record_id, limit))
+        return [json.loads(body) for (body,) in rows]
+
     # -- reservations -----------------------------------------------------------------------
 
     def find(self, tenant: str, uid: int) -> Reservation | None:
@@ -343,9 +389,7 @@ class SqliteBook(Book):
         if tenant is None:
             rows = self._execute(self._sql["overdue"], (at_us, limit)).fetchall()
         else:
-            rows = self._execute(
-                self._sql["overdue_of_tenant"], (tenant, at_us, limit)
-            ).fetchall()
+            rows = self._execute(self._sql["overdue_of_tenant"], (tenant, at_us, limit)).fetchall()
         return self.known(rows)
 
     def pending_count(self, tenant: str) -> int:
@@ -358,7 +402,42 @@ class SqliteBook(Book):
         """Nothing is forgotten."""
         return MIN_US
 
+    def look_up(self, tenant: str | None, uid: int) -> Reservation | None:
+        """Read a reservation, of any tenant if none is given, with what it was judged on."""
+        self._load({uid})
+        found = (
+            reservation
+            for (owner, found_uid), reservation in self._reservations.items()
+            if found_uid == uid and tenant in (None, owner)
+        )
+        reservation = next(found, None)
+        self.explain(reservation)
+        return reservation
+
+    def list_reservations(
+        self, state: str | None, tenant: str | None, limit: int
+    ) -> list[Reservation]:
+        """Read reservations, newest first, with what they were judged on."""
+        name = "list_reservations" if tenant is None else "list_tenant_reservations"
+        if state in OPEN_STATES:
+            name = "list_open_reservations"
+        rows = self._execute(self._sql[name], (state, tenant, limit)).fetchall()
+        found = self.known(rows)
+        for reservation in found:
+            self.explain(reservation)
+        return found
+
     # -- counters ---------------------------------------------------------------------------
+
+    def balance(self, key: CounterKey, end_us: int, at_us: int) -> Balance:
+        """Read a counter; one that does not exist is what it would open with."""
+        counter = self.counter(key)
+        if counter is None:
+            counter = opened(key, end_us, self.open_sums(key, end_us, at_us), at_us)
+            for reservation in self.open_holds(key, end_us):
+                counter.hold(reservation.amounts[counter.measure])
+        counter.turn(at_us)
+        return Balance(key, counter.settled, counter.reserved, counter.carried)
 
     def counter(self, key: CounterKey) -> Counter | None:
         """Return a counter that exists."""
@@ -374,6 +453,18 @@ class SqliteBook(Book):
             self._resident.add(counter)
         self._touched[counter.row_id] = counter
         return counter
+
+    def drop_counters(self, drop: Callable[[CounterKey], bool], tenant: str | None) -> None:
+        """Delete counters that `drop` names, of a tenant or of all, but not what is carried."""
+        rows = self._execute(self._sql["counters_of"], (tenant,)).fetchall()
+        gone = [(row[0],) for row in rows if not row[10] and drop(CounterKey(*row[1:7]))]
+        self._execute_many(self._sql["delete_counter"], gone)
+        self._resident.forget(row_id for (row_id,) in gone)
+
+    def drop_ended_counters(self, at_us: int, limit: int) -> None:
+        """Delete the counters of windows that ended and in which nothing is held."""
+        rows = self._execute(self._sql["delete_ended_counters"], (at_us, limit)).fetchall()
+        self._resident.forget(row_id for (row_id,) in rows)
 
     def _counters(self, row_ids: Sequence[int]) -> list[Counter | None]:
         """Return counters by the ids of their rows; None where one was dropped since."""
@@ -476,6 +567,13 @@ class SqliteBook(Book):
             row = self._execute(self._sql["event"], (tenant, text)).fetchone()
             event = None if row is None else event_of(row)
         return event
+
+    def look_up_event(self, tenant: str | None, key: int | str) -> UsageEvent | None:
+        """Read an event, of any tenant if none is given."""
+        if tenant is not None:
+            return self.find_event(tenant, key)
+        row = self._execute(self._sql["event_of_any_tenant"], (event_id(key),)).fetchone()
+        return None if row is None else event_of(row)
 
     def add_event(self, event: UsageEvent) -> None:
         """Append an event; the daily sums follow in `flush`."""

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 try:
     import fcntl
 except ImportError:  # Windows: processes take turns by SQLite's own lock alone
-    fcntl = None  # type: ignore[assignment]
+    HAS_FLOCK = False
+else:
+    HAS_FLOCK = True
 
 #: "FLUX": tells a file of ours from another program's.
 APPLICATION_ID = 0x464C5558
@@ -46,8 +48,11 @@ LOCK_POLL_S = 0.000_5
 READERS_MAX = 64
 #: Where two machines may see one file, and neither the other's locks or shared memory.
 NETWORK_FILE_SYSTEMS = frozenset(
-    "afs beegfs ceph cifs davfs fuse.ceph fuse.gcsfuse fuse.glusterfs fuse.rclone fuse.s3fs "
-    "fuse.sshfs gfs2 glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 smb2 smb3 smbfs".split()
+    {
+        *("afs", "beegfs", "ceph", "cifs", "davfs", "gfs2", "glusterfs", "gpfs", "lustre"),
+        *("ncpfs", "nfs", "nfs4", "ocfs2", "smb2", "smb3", "smbfs"),
+        *("fuse.ceph", "fuse.gcsfuse", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
+    }
 )
 #: These tell of one item that the database can't take, not of a database that can't work.
 ITEM_FAULTS = (
@@ -230,7 +235,7 @@ class SqliteFile:
                 f"{self.path}: this file system does not support SQLite's write-ahead log (it "
                 f"offers {mode!r}); use a local disk"
             )
-        # Begun even where nothing is to be done, for this is also how a read-only file shows itself.
+        # Begun even where nothing is to be done: that is how a read-only file shows itself.
         connection.execute("BEGIN IMMEDIATE")
         try:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -367,7 +372,7 @@ class SqliteFile:
     @contextmanager
     def _turn(self) -> Iterator[None]:
         """Take turns with other processes."""
-        if fcntl is None:
+        if not HAS_FLOCK:
             yield
             return
         file = self._held.lock_file
@@ -508,7 +513,8 @@ def file_system_of(path: Path, mounts: str) -> str | None:
 
     Args:
         path: Absolute.
-        mounts: The text of `/proc/mounts`: device, mount point, kind, …, with spaces as `\\040`.
+        mounts: The text of `/proc/mounts`: device, mount point and kind on each line, with the
+            octal codes of spaces in a path.
     """
     best, kind = -1, None
     for line in mounts.splitlines():

@@ -58,7 +58,8 @@ DELETE FROM counters WHERE id = ?;
 -- Windows that ended and hold nothing; their events still tell what was spent in them.
 DELETE FROM counters WHERE id IN (
     SELECT id FROM counters WHERE end_us <= ? AND reserved = 0 AND carried = 0 LIMIT ?
-);
+)
+RETURNING id;
 
 
 -- name: reservations_by_id

@@ -176,22 +176,23 @@ class PlanTexts:
         self.candidates = [_candidate_text(candidate) for candidate in plan.candidates]
 
 
+def _texts_of(plan: Plan) -> list[str]:
+    bound = plan.bound
+    if not isinstance(bound, PlanTexts):
+        bound = plan.bound = PlanTexts(plan)
+    return bound.candidates
+
+
 def judged_text(reservation: Reservation, plan: Plan | None) -> str:
     """Write what a reservation was decided on, so that it can be explained from any process."""
     verdict = reservation.verdict
     if verdict is None:
         return _encode(reservation.to_dict())
-    texts = None
-    if plan is not None:
-        texts = plan.bound
-        if type(texts) is not PlanTexts:
-            texts = plan.bound = PlanTexts(plan)
+    texts = None if plan is None else _texts_of(plan)
     steps = []
     for step in verdict.steps:
         candidate = step.candidate
-        text = (
-            _candidate_text(candidate) if texts is None else texts.candidates[candidate.index]
-        )
+        text = _candidate_text(candidate) if texts is None else texts[candidate.index]
         numbers = _encode((step.output_tokens, step.amounts, step.committed, step.settled))
         steps.append(f"[{text},{numbers}]")
     return f"[{','.join(steps)}]"
@@ -424,7 +425,7 @@ def event_of(row: Row, source: Reservation | None = None) -> UsageEvent:
 
 def with_outcome_text(event: UsageEvent) -> UsageEvent:
     """Copy an event as the store keeps it: its outcome as text, its id in its one form."""
-    copy = UsageEvent(
+    return UsageEvent(
         event_key(event.key),
         event.source,
         event.model,
@@ -439,7 +440,6 @@ def with_outcome_text(event: UsageEvent) -> UsageEvent:
         event.corrects,
         event.note,
     )
-    return copy
 
 
 # -- alerts ---------------------------------------------------------------------------------

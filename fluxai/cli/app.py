@@ -1,0 +1,50 @@
+"""The group of all commands."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import click
+
+from fluxai import __version__
+from fluxai.cli.approvals import approvals
+from fluxai.cli.backfill import backfill
+from fluxai.cli.check import check
+from fluxai.cli.database import db
+from fluxai.cli.demo import demo
+from fluxai.cli.looking import budgets, status
+from fluxai.cli.policies import policies
+
+
+class _InOrder(click.Group):
+    """Lists the commands as they were added: the first ones to try first."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", prog_name="fluxai")
+def app() -> None:
+    """Budgets for AI spending: reserve before the call, settle after it.
+
+    Start with `fluxai demo`, which needs no key and no network.
+
+    Every command takes --db URL (or FLUXAI_DATABASE_URL), --json and --no-color, and exits with
+    0 when done, 1 on an error, 2 on wrong usage, 3 when a policy refuses.
+    """
+
+
+for command in (demo, backfill, check, status, budgets, policies, approvals, db):
+    app.add_command(command)
+
+
+def run() -> NoReturn:
+    """Run the command line, and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that can't show a sign shows "?" instead of ending the command.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    app(prog_name="fluxai")
+    raise AssertionError("click exits")

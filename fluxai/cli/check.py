@@ -1,0 +1,222 @@
+"""`fluxai check`: what would a call be told, and why? Nothing is held."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from fluxai.cli.figures import amount, stamp, unit_price, until, usd
+from fluxai.cli.screen import Column, Meter, Section, Table, Text, Tone
+from fluxai.cli.session import DONE, REFUSED, Answer, Session, command
+from fluxai.core.money import PER_MILLION
+
+if TYPE_CHECKING:
+    from fluxai.core.decisions import CounterOffer, Decision, Reason
+
+_TONES: dict[str, Tone] = {
+    "allowed": "good",
+    "downgraded": "warn",
+    "pending_approval": "warn",
+    "denied": "bad",
+}
+
+
+class _Line(NamedTuple):
+    """A part of the estimate. Prices are USD for one, amounts USD."""
+
+    kind: str
+    quantity: int
+    unit_price: Decimal
+    amount: Decimal
+
+
+@command()
+@click.option("--tenant", metavar="ID", help="Whose budgets. Default: 'default'.")
+@click.option("--user", metavar="ID", help="Which user of the tenant.")
+@click.option("--model", metavar="ID", help="The model to be called.")
+@click.option("--tool", metavar="ID", help="Or a tool that has a price per unit.")
+@click.option("--units", type=int, metavar="N", help="How many units of the tool. Default: 1.")
+@click.option("--prompt", metavar="TEXT", help="The text to be sent; - reads it from stdin.")
+@click.option("--input-tokens", type=int, metavar="N", help="Or its size, where it is known.")
+@click.option("--max-output-tokens", type=int, metavar="N", help="The cap that will be sent.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
+def check(
+    session: Session,
+    *,
+    tenant: str | None,
+    user: str | None,
+    model: str | None,
+    tool: str | None,
+    units: int | None,
+    prompt: str | None,
+    input_tokens: int | None,
+    max_output_tokens: int | None,
+    labels: tuple[str, ...],
+) -> Answer:
+    """Ask what a call would be told: decision, reason, estimate, and what would fit.
+
+    A dry run: nothing is held and nothing is charged. Exits with 3 when the call would not run now.
+    Without a ledger, --db memory:// still gives the estimate.
+    """
+    if (model is None) == (tool is None):
+        raise click.UsageError("say what is called: --model ID or --tool ID")
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    with session.governor() as governor:
+        decision = governor.check(
+            tenant=tenant,
+            user=user,
+            model=model,
+            tool=tool,
+            prompt=prompt,
+            input_tokens=input_tokens,
+            max_output_tokens=max_output_tokens,
+            units=units,
+            labels=_labels(labels),
+        )
+        now = datetime.fromtimestamp(governor.clock.now_us() / 1e6).astimezone()
+    lines = _lines(decision)
+    document = decision.to_dict()
+    # The id of a mere look leads nowhere, and would differ each time.
+    for name in ("id", "expires_at"):
+        del document[name]
+    document["estimate"]["lines"] = [_row(line) for line in lines]
+    sections = _sections(decision, lines, now)
+    return Answer(document, sections, DONE if decision.allowed else REFUSED)
+
+
+def _labels(pairs: Iterable[str]) -> dict[str, str] | None:
+    labels = {}
+    for pair in pairs:
+        name, found, value = pair.partition("=")
+        if not found:
+            raise click.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--label")
+        labels[name] = value
+    return labels or None
+
+
+def _lines(decision: Decision) -> list[_Line]:
+    """Say of what the highest cost is made. Their sum, rounded up once, is what would be held."""
+    need = decision.need
+    if decision._method == "units":
+        return [_Line("units", need.requests, *_priced(need.fixed, need.requests))]
+    rates = decision.candidate.rates
+    fee = rates.request_fee * PER_MILLION if rates is not None else 0
+    lines = [_Line("input", need.input_tokens, *_priced(need.fixed - fee, need.input_tokens))]
+    if need.output_max:
+        tokens = decision.output_tokens
+        lines.append(_Line("output", tokens, *_priced(need.per_output * tokens, tokens)))
+    if fee:
+        lines.append(_Line("request", 1, *_priced(fee, 1)))
+    return lines
+
+
+def _priced(numerator: int, quantity: int) -> tuple[Decimal, Decimal]:
+    """Turn nano-USD times a million into the price of one and the amount, in USD."""
+    total = Decimal(numerator).scaleb(-15)
+    return (total / quantity if quantity else Decimal(0)), total
+
+
+def _row(line: _Line) -> dict[str, Any]:
+    return {
+        "kind": line.kind,
+        "quantity": line.quantity,
+        "unit_price": f"{line.unit_price.normalize():f}",
+        "amount": f"{line.amount.normalize():f}",
+    }
+
+
+def _sections(decision: Decision, lines: list[_Line], now: datetime) -> list[Section]:
+    verdict = decision.decision.replace("_", " ").upper()
+    sections = [
+        Section(
+            "Decision",
+            [Text(f"{verdict}  {decision.final_tool}", _TONES[decision.decision]), decision.message],
+        ),
+        _estimate(decision, lines),
+    ]
+    looked_at = decision.looked_at
+    if looked_at:
+        sections.append(Section("Limits looked at, in this order", [_limits(looked_at, now)]))
+    else:
+        sections.append(
+            Section("Limits", [Text("No policy applies to this call: nothing limits it.", "dim")])
+        )
+    offer = decision.counter_offer
+    if offer is not None:
+        sections.append(Section("What would fit", _offers(offer, now)))
+    return sections
+
+
+def _estimate(decision: Decision, lines: list[_Line]) -> Section:
+    estimate = decision.estimate
+    rows = [
+        (line.kind, f"{line.quantity:,}", unit_price(line.unit_price), usd(line.amount))
+        for line in lines
+    ]
+    unit = "per million" if decision._method != "units" else "per million units"
+    table = Table(
+        (Column("Kind"), Column("Quantity", True), Column(unit, True), Column("Amount", True)),
+        rows,
+        ("highest", "", "", usd(estimate.highest)),
+    )
+    counted = {"exact": "as given", "units": "as given"}.get(estimate.method, estimate.method)
+    return Section(
+        "Estimate",
+        [
+            table,
+            Text(
+                f"Expected {usd(estimate.expected)}; input counted: {counted}, "
+                f"confidence {estimate.confidence}.",
+                "dim",
+            ),
+        ],
+    )
+
+
+def _limits(looked_at: Iterable[Reason], now: datetime) -> Table:
+    rows = []
+    for reason in looked_at:
+        taken = reason.settled + reason.reserved
+        after = amount(taken + reason.requested, reason.measure)
+        crossed = Text("crossed" if reason.crossed else "holds", "bad" if reason.crossed else "good")
+        rows.append(
+            (
+                Text(reason.policy_id),
+                f"{reason.limit_type} {reason.whose}",
+                reason.decision if reason.mode == "enforce" else f"{reason.decision} (shadow)",
+                Meter(reason.settled, reason.reserved + reason.requested, reason.limit),
+                f"{after} of {amount(reason.limit, reason.measure)}",
+                crossed,
+                until(reason.resets_at, now) if reason.resets_at else "",
+            )
+        )
+    return Table(
+        (
+            Column("Policy", fold=True),
+            Column("Limit", fold=True),
+            Column("Else", fold=True),
+            Column("With this call"),
+            Column("", True, fold=True),
+            Column(""),
+            Column("Resets", True, fold=True),
+        ),
+        rows,
+    )
+
+
+def _offers(offer: CounterOffer, now: datetime) -> list[str | Text]:
+    said: list[str | Text] = []
+    if offer.max_output_tokens is not None:
+        said.append(f"• --max-output-tokens {offer.max_output_tokens}")
+    said += [f"• --model {model}" for model in offer.models]
+    if offer.resets_at is not None:
+        said.append(f"• waiting until {stamp(offer.resets_at)} ({until(offer.resets_at, now)})")
+    if offer.approvers is not None:
+        said.append(f"• approval by {offer.approvers}")
+    return said or [Text("Nothing smaller of this call fits.", "dim")]

@@ -1,0 +1,192 @@
+"""What all commands share: their options, how they answer, and what becomes of errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import click
+
+from fluxai.cli.screen import PlainScreen, Screen, Section
+from fluxai.core.errors import ConfigurationError, FluxAIError, InvalidRequest, Refused
+
+if TYPE_CHECKING:
+    from fluxai.governor import Governor
+
+DONE, ERROR, USAGE, REFUSED = 0, 1, 2, 3
+DEFAULT_DB = "sqlite:///fluxai.db"
+DB_VARIABLE = "FLUXAI_DATABASE_URL"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command has to say.
+
+    Attributes:
+        document: For `--json`: amounts as text, times in ISO 8601.
+        sections: For people.
+        code: The exit code.
+    """
+
+    document: dict[str, Any]
+    sections: Iterable[Section] = ()
+    code: int = DONE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One run of a command.
+
+    Attributes:
+        db: The store's URL.
+        as_json: One JSON document is wanted, and nothing else on stdout.
+        color: Colours are wanted, where the terminal has them.
+        debug: Tracebacks are wanted.
+    """
+
+    db: str
+    as_json: bool
+    color: bool
+    debug: bool
+
+    @contextmanager
+    def governor(self, *, create: bool = False, **options: Any) -> Iterator[Governor]:
+        """Open the store for as long as the block lasts.
+
+        Args:
+            create: Make a SQLite file that does not exist. Looking at nothing makes no file.
+            **options: For `Governor`.
+
+        Raises:
+            ConfigurationError: There is no such file.
+        """
+        path = _sqlite_path(self.db)
+        if path is not None and not create and not path.exists():
+            raise ConfigurationError(
+                f"there is no ledger at {path}; name one with --db or {DB_VARIABLE}, or make one "
+                f"with `fluxai db migrate`"
+            )
+        from fluxai.governor import Governor
+
+        with Governor(self.db, **options) as governor:
+            yield governor
+
+    def screen(self) -> Screen:
+        """Return where to show things: rich on a terminal, plain text otherwise."""
+        if not sys.stdout.isatty():
+            return PlainScreen()
+        from fluxai.cli.rich_screen import RichScreen
+
+        return RichScreen(color=self.color)
+
+    @property
+    def shown_db(self) -> str:
+        """The store's URL without a password."""
+        parts = urlsplit(self.db)
+        if parts.password is None:
+            return self.db
+        return self.db.replace(f":{parts.password}@", ":***@", 1)
+
+
+def _sqlite_path(url: str) -> Path | None:
+    if not url.startswith("sqlite:///"):
+        return None
+    return Path(url.removeprefix("sqlite:///").partition("?")[0])
+
+
+def command(
+    group: click.Group | None = None, name: str | None = None
+) -> Callable[[Callable[..., Answer]], click.Command]:
+    """Make a command of a function that takes a `Session` and returns an `Answer`.
+
+    It gets the options that every command has, and ends with the right exit code: errors become
+    one line that says what to do, never a traceback unless `--debug` asks for it.
+    """
+
+    def decorate(function: Callable[..., Answer]) -> click.Command:
+        @wraps(function)
+        def run(
+            *, db: str | None, as_json: bool, no_color: bool, debug: bool, **arguments: Any
+        ) -> None:
+            session = Session(
+                db=db or os.environ.get(DB_VARIABLE) or DEFAULT_DB,
+                as_json=as_json,
+                color=not no_color and not os.environ.get("NO_COLOR"),
+                debug=debug,
+            )
+            sys.exit(_answered(session, lambda: function(session, **arguments)))
+
+        made = click.command(name)(_common(run))
+        if group is not None:
+            group.add_command(made)
+        return made
+
+    return decorate
+
+
+def _common(function: Callable[..., None]) -> Callable[..., None]:
+    options = (
+        click.option(
+            "--db",
+            metavar="URL",
+            help=f"Where the ledger is: sqlite:///file.db, memory://. Default: {DB_VARIABLE}, "
+            f"else {DEFAULT_DB}.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document."),
+        click.option("--no-color", is_flag=True, help="No colours; NO_COLOR does the same."),
+        click.option("--debug", is_flag=True, help="Show the traceback of an error."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _answered(session: Session, work: Callable[[], Answer]) -> int:
+    try:
+        answer = work()
+        if session.as_json:
+            print(json.dumps(answer.document, indent=2, ensure_ascii=False))
+        else:
+            screen = session.screen()
+            for section in answer.sections:
+                screen.show(section)
+        sys.stdout.flush()
+    except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+        raise  # click knows how these end
+    except Exception as error:
+        if session.debug:
+            raise
+        return _failed(session, error)
+    return answer.code
+
+
+def _failed(session: Session, error: Exception) -> int:
+    """Say an error in one line, and what to do about it."""
+    code = REFUSED if isinstance(error, Refused) else ERROR
+    message = _said(error)
+    if session.as_json:
+        document = {"error": {"type": type(error).__name__, "message": message, "exit_code": code}}
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+    click.echo(f"Error: {message}", err=True)
+    return code
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, InvalidRequest | FluxAIError):
+        text = str(error)
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = (
+            f"{type(error).__name__}: {error}. This is a defect of fluxai; run again with --debug "
+            f"for the traceback, and report it"
+        )
+    return " ".join(text.split())

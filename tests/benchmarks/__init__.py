@@ -1,0 +1,1 @@
+"""Figures with their conditions: `python -m tests.benchmarks`. Nothing here asserts a time."""
