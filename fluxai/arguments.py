@@ -2,72 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
-from fluxai.context import BUDGET_LABEL, Surroundings, merged
 from fluxai.core.errors import ConfigurationError, InvalidRequest
 from fluxai.core.ids import uuid_int
-from fluxai.core.windows import parse_duration
+from fluxai.core.windows import MAX_DURATION_US, SECOND_US, parse_duration, to_us
 
 TEXT_MAX = 256
-LABELS_MAX = 16
+REASON_MAX = 4_096
 COUNT_MAX = 10**12
 
 
 def one_of(field: str, value: object, allowed: Sequence[str]) -> None:
+    """Refuse a setting that is none of those allowed, with `ConfigurationError`."""
     if value not in allowed:
-        raise ConfigurationError(f"{field}: {value!r} is not one of {', '.join(allowed)}")
+        raise ConfigurationError(f"{field}: {value!r:.60} is not one of {', '.join(allowed)}")
 
 
 def check_text(field: str, value: object, *, most: int = TEXT_MAX) -> None:
+    """Refuse what is no text, empty, too long, or can't be stored and shown as it is."""
     if not isinstance(value, str):
         raise InvalidRequest(field, f"must be text, got {type(value).__name__}")
-    if not value.strip():
-        raise InvalidRequest(field, "must not be empty")
     if len(value) > most:
         raise InvalidRequest(field, f"must have at most {most} characters, got {len(value):,}")
-    if "\x00" in value or "\x1f" in value:
+    if not value.strip():
+        raise InvalidRequest(field, "must not be empty")
+    if any(letter < " " or "\x7f" <= letter < "\xa0" for letter in value):
         raise InvalidRequest(field, "must not contain control characters")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise InvalidRequest(field, "must be Unicode text; it contains half a character")
+
+
+def check_reason(field: str, value: object) -> None:
+    """Refuse a reason that is no text, empty or very long. It may have several lines."""
+    if not isinstance(value, str):
+        raise InvalidRequest(field, f"must be text, got {type(value).__name__}")
+    check_text(field, " ".join(value.split()) if len(value) <= REASON_MAX else value, most=REASON_MAX)
 
 
 def count(field: str, value: object, least: int) -> int:
+    """Return a whole number from `least` to 10^12; None is 1 where at least 1 is asked for."""
     if value is None and least == 1:
         return 1
     if type(value) is not int:
         raise InvalidRequest(field, f"must be a whole number, got {value!r:.60}")
     if not least <= value <= COUNT_MAX:
-        raise InvalidRequest(field, f"must be from {least} to 10^12, got {value!r:.60}")
+        shown = repr(value) if abs(value) < 10**24 else "a number of more than 24 digits"
+        raise InvalidRequest(field, f"must be from {least} to 10^12, got {shown}")
     return value
 
 
+def instant_us(field: str, value: object) -> int:
+    """Return an aware `datetime` in microseconds since the epoch."""
+    if not isinstance(value, datetime):
+        raise InvalidRequest(
+            field,
+            f"must be an aware datetime such as datetime(2026, 1, 31, tzinfo=UTC), got "
+            f"{type(value).__name__}",
+        )
+    return to_us(value, field)
+
+
 def ttl_us(ttl: timedelta | str | int) -> int:
+    """Return how long a reservation may stay open: a `timedelta`, `"30m"`, or seconds."""
     if type(ttl) is int:
-        ttl = timedelta(seconds=ttl)
+        if not 0 < ttl <= MAX_DURATION_US // SECOND_US:
+            raise InvalidRequest("ttl", "must be longer than 0 and at most 36,500 days")
+        return ttl * SECOND_US
     if not isinstance(ttl, (str, timedelta)):
         raise InvalidRequest("ttl", f"must be a timedelta, '30m' or seconds, got {ttl!r:.60}")
     return parse_duration(ttl, "ttl")
 
 
-def label_pairs(
-    labels: Mapping[str, str] | None, here: Surroundings
-) -> tuple[tuple[str, str], ...]:
-    if not labels:
-        return here.labels
-    for name, value in labels.items():
-        check_text("labels", name)
-        check_text("labels", value)
-        if "=" in name:
-            raise InvalidRequest("labels", f"the name {name!r} must not contain '='")
-        if name.startswith(BUDGET_LABEL):
-            raise InvalidRequest("labels", f"names that begin with {BUDGET_LABEL!r} are reserved")
-    pairs = merged(here.labels, labels)
-    if len(pairs) > LABELS_MAX:
-        raise InvalidRequest("labels", f"a call carries at most {LABELS_MAX} labels")
-    return pairs
-
-
 def read_uid(text: object, field: str) -> int:
+    """Read an id that this library made."""
     if not isinstance(text, str):
         raise InvalidRequest(field, f"must be an id, got {type(text).__name__}")
     try:
@@ -76,8 +85,10 @@ def read_uid(text: object, field: str) -> int:
         raise InvalidRequest(field, str(error)[:120]) from None
 
 
-def event_key(text: str) -> int | str:
-    check_text("event_id", text)
+def event_key(text: object, field: str = "event_id") -> int | str:
+    """Read an event's id: one that this library made, or the text that `record` was given."""
+    check_text(field, text)
+    assert isinstance(text, str)  # noqa: S101 -- just checked
     try:
         return uuid_int(text)
     except ValueError:

@@ -10,26 +10,32 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 
+from fluxai.arguments import check_text
 from fluxai.core.errors import InvalidRequest
 
+LABELS_MAX = 16
 #: Labels under which `governor.budget()` blocks count; nobody else may use them.
 BUDGET_LABEL = "budget."
+
+Labels = tuple[tuple[str, str], ...]
 
 
 class Surroundings(NamedTuple):
     """What the blocks around a call say about it.
 
-    `limits` are those of the surrounding `budget()` blocks: (label value, nano-USD).
+    `limits` are those of the surrounding `budget()` blocks: (label value, nano-USD). `payer` is the
+    tenant in whose ledger they count.
     """
 
     tenant: str | None = None
     user: str | None = None
-    labels: tuple[tuple[str, str], ...] = ()
+    labels: Labels = ()
     approval_id: str | None = None
     limits: tuple[tuple[str, int], ...] = ()
+    payer: str | None = None
 
 
 NOWHERE = Surroundings()
@@ -53,21 +59,22 @@ def subject(
         **labels: Free labels such as `run="42"`; added to those of outer blocks.
 
     Raises:
-        InvalidRequest: A label has a reserved name.
+        InvalidRequest: A value is no text, is empty or too long, a label has a reserved name, there
+            are more than 16 labels, or the tenant is not that of the `budget()` block around it.
     """
-    for name in labels:
-        if name.startswith(BUDGET_LABEL):
-            raise InvalidRequest("labels", f"names that begin with {BUDGET_LABEL!r} are reserved")
     outer = surroundings.get()
-    with _inside(
-        Surroundings(
-            tenant if tenant is not None else outer.tenant,
-            user if user is not None else outer.user,
-            merged(outer.labels, labels),
-            approval_id if approval_id is not None else outer.approval_id,
-            outer.limits,
-        )
-    ):
+    for name, value in (("tenant", tenant), ("user", user), ("approval_id", approval_id)):
+        if value is not None:
+            check_text(name, value)
+    here = outer._replace(labels=joined(outer.labels, labels))
+    if tenant is not None:
+        same_payer(outer, tenant)
+        here = here._replace(tenant=tenant)
+    if user is not None:
+        here = here._replace(user=user)
+    if approval_id is not None:
+        here = here._replace(approval_id=approval_id)
+    with _inside(here):
         yield
 
 
@@ -80,22 +87,62 @@ def budget_block(
     `value` is the label that counts it, as `key=value`.
     """
     outer = surroundings.get()
+    same_payer(outer, tenant)
     key, _, name = value.partition("=")
     with _inside(
         outer._replace(
             tenant=tenant,
-            labels=merged(outer.labels, {**labels, key: name}),
+            labels=_bounded(_merged(joined(outer.labels, labels), {key: name})),
             limits=(*outer.limits, (value, limit)),
+            payer=tenant,
         )
     ):
         yield
 
 
-def merged(
-    labels: tuple[tuple[str, str], ...], more: Mapping[str, str]
-) -> tuple[tuple[str, str], ...]:
-    """Add labels to labels; the newer value of a name wins."""
+def same_payer(here: Surroundings, tenant: str) -> None:
+    """Refuse another tenant inside a `budget()` block: its calls would count in another ledger."""
+    if here.payer is not None and tenant != here.payer:
+        raise InvalidRequest(
+            "tenant",
+            f"is {tenant!r:.60}, but the budget() block around this counts for {here.payer!r}; open "
+            f"a block of its own for each tenant",
+        )
+
+
+def label_pairs(labels: Mapping[str, str] | None, here: Surroundings) -> Labels:
+    """Join a call's labels with those of the blocks around it; the call's own values win."""
+    return joined(here.labels, labels) if labels else here.labels
+
+
+def joined(labels: Labels, more: Mapping[str, str]) -> Labels:
+    """Add labels to labels, checked; the newer value of a name wins.
+
+    Raises:
+        InvalidRequest: They are no mapping of texts, hold a reserved name, or are too many.
+    """
+    if not isinstance(more, Mapping):
+        raise InvalidRequest(
+            "labels", f"must be a mapping such as {{'run': '42'}}, got {type(more).__name__}"
+        )
+    for name, value in more.items():
+        check_text("labels", name)
+        check_text(f"labels[{name!r:.60}]", value)
+        if "=" in name:
+            raise InvalidRequest("labels", f"the name {name!r:.60} must not contain '='")
+        if name.startswith(BUDGET_LABEL):
+            raise InvalidRequest("labels", f"names that begin with {BUDGET_LABEL!r} are reserved")
+    return _bounded(_merged(labels, more))
+
+
+def _merged(labels: Labels, more: Mapping[str, str]) -> Labels:
     return tuple(sorted({**dict(labels), **more}.items())) if more else labels
+
+
+def _bounded(labels: Labels) -> Labels:
+    if len(labels) > LABELS_MAX:
+        raise InvalidRequest("labels", f"a call carries at most {LABELS_MAX} labels")
+    return labels
 
 
 @contextmanager
@@ -105,7 +152,15 @@ def _inside(here: Surroundings) -> Iterator[None]:
     try:
         yield
     finally:
+        _leave(token)
+
+
+def _leave(token: Token[Surroundings]) -> None:
+    try:
         surroundings.reset(token)
+    except ValueError:
+        # Closed from another context, as abandoned async generators are: this one was never inside.
+        return
 
 
 _carrying = threading.Event()
@@ -115,7 +170,8 @@ def _carry_into_threads() -> None:
     """Hand the surroundings to threads that are started inside a block, once per process.
 
     Tasks copy their context by themselves; before Python 3.14 threads do not, and executors never
-    do. Only this one variable is handed over.
+    do. Only this one variable is handed over, and a worker of an executor keeps nothing of it: the
+    worker serves jobs from outside the block as well.
     """
     if _carrying.is_set():
         return
@@ -132,12 +188,17 @@ def _carry_into_threads() -> None:
         pool: ThreadPoolExecutor, function: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Future[Any]:
         here = surroundings.get()
-        if here is not NOWHERE:
-            function = _running(here, function)
-        return submit(pool, function, *args, **kwargs)
+        if here is NOWHERE:
+            return submit(pool, function, *args, **kwargs)
+        # The job goes inside; the worker that may be started for it must not.
+        token = surroundings.set(NOWHERE)
+        try:
+            return submit(pool, _running(here, function), *args, **kwargs)
+        finally:
+            surroundings.reset(token)
 
-    threading.Thread.start = start_inside  # type: ignore[method-assign]
-    ThreadPoolExecutor.submit = submit_inside  # type: ignore[method-assign,assignment]
+    threading.Thread.start = start_inside  # type: ignore[method-assign, assignment]
+    ThreadPoolExecutor.submit = submit_inside  # type: ignore[method-assign, assignment]
 
 
 def _running(here: Surroundings, function: Callable[..., Any]) -> Callable[..., Any]:

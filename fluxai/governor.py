@@ -15,16 +15,23 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from fluxai.arguments import (
-    LABELS_MAX,
+    check_reason,
     check_text,
     count,
     event_key,
-    label_pairs,
+    instant_us,
     one_of,
     read_uid,
     ttl_us,
 )
-from fluxai.context import BUDGET_LABEL, NOWHERE, budget_block, surroundings
+from fluxai.context import (
+    BUDGET_LABEL,
+    NOWHERE,
+    budget_block,
+    label_pairs,
+    same_payer,
+    surroundings,
+)
 from fluxai.core.clock import Clock, as_clock
 from fluxai.core.decisions import (
     RESERVED,
@@ -53,7 +60,6 @@ from fluxai.core.ledger import (
     judge,
 )
 from fluxai.core.money import to_nano
-from fluxai.core.windows import to_us
 from fluxai.costs import CostEstimator
 from fluxai.hops import Hops
 from fluxai.models import ModelRegistry
@@ -329,7 +335,7 @@ class Governor:
                 fixed_tool=fixed_tool,
                 here=here,
             )
-        candidate = plan.candidates[0]
+        candidate = plan.first
         rate = candidate.input_rate
         if (
             rate is not None
@@ -817,7 +823,7 @@ class Governor:
         check_text("id", id)
         here = surroundings.get()
         now_us = self._now()
-        counted_us = now_us if at is None else to_us(at, "at")
+        counted_us = now_us if at is None else instant_us("at", at)
         if counted_us > now_us + CLOCK_STEP_LOGGED_US:
             raise InvalidRequest("at", "must not be in the future")
         subject = Subject(
@@ -870,7 +876,7 @@ class Governor:
             NotFound: No such event.
         """
         nanousd = to_nano(amount, "amount", signed=True)
-        check_text("reason", reason, most=4_096)
+        check_reason("reason", reason)
         check_text("by", by)
         key = event_key(event_id)
         event = self.storage.find_event(tenant, key)
@@ -935,8 +941,6 @@ class Governor:
         here = surroundings.get()
         owner = tenant or here.tenant or DEFAULT_TENANT
         check_text("tenant", owner)
-        if len(dict(here.labels)) + len(labels) + 1 > LABELS_MAX:
-            raise InvalidRequest("labels", f"a call carries at most {LABELS_MAX} labels")
         value = f"{BUDGET_LABEL}{len(here.limits) + 1}={uuid_text(self._ids(self._now()))}"
         with budget_block(value, nanousd, tenant=owner, labels=labels):
             yield BlockBudget(self.storage, owner, value, nanousd, self._now)

@@ -11,9 +11,9 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fluxai.arguments import check_text, count, label_pairs
+from fluxai.arguments import check_text, count
 from fluxai.catalog import ToolCatalog
-from fluxai.context import BUDGET_LABEL, NOWHERE, Surroundings
+from fluxai.context import BUDGET_LABEL, NOWHERE, Surroundings, label_pairs, same_payer
 from fluxai.core.decisions import Posting, Reservation
 from fluxai.core.errors import InvalidRequest, NotFound, UnknownModel
 from fluxai.core.ledger import DEFAULT_OUTPUT_TOKENS, Candidate, Need, Plan, Subject
@@ -107,6 +107,7 @@ class Planner:
             user = user if user is not None else here.user
         if tenant is None:
             tenant = DEFAULT_TENANT
+        same_payer(here, tenant)
         pairs = label_pairs(labels, here)
         key = (tenant, user, tool, pairs, by_unit, fixed_tool, here.limits)
         plan = self.plans.get(key)

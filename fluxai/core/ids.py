@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import weakref
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ IdSource = Callable[[int], int]
 
 _RANDOM_BITS = 62
 _VERSION_AND_VARIANT = 0x7 << 76 | 0x2 << 62
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class Uuid7Source:
@@ -50,7 +52,7 @@ def uuid_int(text: str) -> int:
     Raises:
         ValueError: The text is no UUID.
     """
-    if len(text) != 36 or text.count("-") != 4:
+    if _UUID.fullmatch(text) is None:
         raise ValueError(f"{text!r} is not a reservation id (a UUID of 36 characters)")
     return int(text.replace("-", ""), 16)
 

@@ -65,7 +65,6 @@ class Counter:
     """
 
     __slots__ = (
-        "alerts",
         "carried",
         "committed",
         "dirty",
@@ -88,8 +87,7 @@ class Counter:
         self.ring = ring
         self.row_id = 0
         self.dirty = False
-        #: Shares of limits still to be announced in this window: (amount, share, policy id).
-        self.alerts: list[tuple[int, str, str]] = []
+        #: From this balance on, a share of some limit is still to be announced.
         self.next_alert = NEVER
 
     @property
@@ -281,6 +279,7 @@ class Plan:
         "bound",
         "candidates",
         "end_us",
+        "first",
         "origin",
         "start_us",
         "subject",
@@ -301,6 +300,8 @@ class Plan:
         self.start_us = start_us
         self.end_us = end_us
         self.candidates = candidates
+        #: The requested tool's candidate.
+        self.first = candidates[0]
         #: Whether the request may be downgraded or need an approval: then it is identified.
         self.asks = len(candidates) > 1 or any(
             check.decision == "require_approval" for check in candidates[0].checks
@@ -373,7 +374,12 @@ def amounts_of(need: Need, output_tokens: int) -> Amounts:
 
 def largest_output(step_checks: Sequence[Check], need: Need, committed: Sequence[int]) -> int:
     """Say how many output tokens fit under every acting limit; negative when none do."""
-    most = need.output_max
+    return min(need.output_max, _headroom(step_checks, need, committed))
+
+
+def _headroom(step_checks: Sequence[Check], need: Need, committed: Sequence[int]) -> int:
+    """Say how many output tokens the acting limits have room for, whatever the model can do."""
+    most = NEVER
     for check in step_checks:
         if not check.acts or check.measure > TOKENS:
             continue
@@ -383,7 +389,7 @@ def largest_output(step_checks: Sequence[Check], need: Need, committed: Sequence
         elif need.per_output:
             fits = (headroom * PER_MILLION - need.fixed) // need.per_output
         else:
-            fits = most if headroom * PER_MILLION >= need.fixed else -1
+            fits = NEVER if headroom * PER_MILLION >= need.fixed else -1
         most = min(most, fits)
     return most
 
@@ -393,7 +399,7 @@ def pick_output(checks: Sequence[Check], need: Need, committed: Sequence[int]) -
     if need.cap is not None:
         return need.cap
     least = min(MIN_OUTPUT_TOKENS, need.output_max)
-    beyond = largest_output(checks, need, committed) - least
+    beyond = _headroom(checks, need, committed) - least
     return least + max(0, min(need.output_max - least, beyond // HEADROOM_SHARE))
 
 

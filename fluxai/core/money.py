@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation
 
 from fluxai.core.errors import InvalidRequest
 
@@ -30,6 +30,8 @@ def to_nano(
             than a nano-USD.
     """
     if isinstance(amount, int) and not isinstance(amount, bool):
+        if abs(amount) > MAX_NANOUSD:  # too long, perhaps, to be shown
+            raise InvalidRequest(field, "must be at most 1,000,000,000 USD")
         nanos = amount * NANOS_PER_USD
     else:
         nanos = _decimal_to_nano(_decimal(amount, field), field, round_up=round_up)
@@ -65,13 +67,16 @@ def _decimal(amount: object, field: str) -> Decimal:
 def _decimal_to_nano(value: Decimal, field: str, *, round_up: bool) -> int:
     if not value.is_finite():
         raise InvalidRequest(field, f"must be a finite amount in USD, got {value}")
+    if not value:
+        return 0
     if value.adjusted() > 12:
         raise InvalidRequest(field, f"must be at most 1,000,000,000 USD, got {value}")
     if value.adjusted() < -40:
-        value = Decimal(0) if value == 0 else Decimal("1e-10").copy_sign(value)
-    scaled = value.scaleb(9)
-    nanos = int(scaled.to_integral_value(rounding=ROUND_CEILING))
-    if nanos != scaled and not round_up:
+        value = Decimal("1e-40").copy_sign(value)
+    # In integers: arithmetic on Decimals rounds as the caller's decimal context says.
+    top, bottom = value.as_integer_ratio()
+    nanos = -(-top * NANOS_PER_USD // bottom)
+    if nanos * bottom != top * NANOS_PER_USD and not round_up:
         raise InvalidRequest(field, f"{value} is finer than a nano-USD (0.000000001)")
     return nanos
 

@@ -101,6 +101,8 @@ def spellings(model: str) -> Iterator[tuple[str | None, str]]:
         return
     if _BEDROCK.match(text):
         yield "aws", text
+    elif text.startswith("ft:"):
+        yield "openai", text
     yield None, text
     dashed = _COMPACT_DATE.sub(r"-\1-\2-\3", text)
     if dashed != text:

@@ -67,6 +67,8 @@ from fluxai.storage.base import (
 
 Keys = Sequence[tuple[CounterKey, int]]
 UTC_DAY_US = 86_400_000_000
+#: Of so many overdue holds a reserve ends those that are in its way first.
+OVERDUE_LOOKED_AT_MAX = 4 * OVERDUE_PER_RESERVE_MAX
 
 
 class Book:
@@ -205,7 +207,7 @@ class Book:
             return Stale(version)
         at_us = reservation.counted_us
         verdict, counters = self._judge(ask)
-        if verdict.last.acted is not None and self._expire_some(tenant, at_us):
+        if verdict.last.acted is not None and self._expire_some(tenant, at_us, counters.values()):
             verdict, counters = self._judge(ask)
         if verdict.decision == "pending_approval":
             if self.pending_count(tenant) >= PENDING_PER_TENANT_MAX:
@@ -377,7 +379,7 @@ class Book:
 
     def _settle_lost(self, item: Settle) -> UsageEvent | Refusal:
         known = item.event.source
-        if not isinstance(known, Reservation) or known.counted_us < self.horizon_us():
+        if not isinstance(known, Reservation) or known.counted_us <= self.horizon_us():
             return Unknown("reservation", item.uid)
         refusal = self._unplanned(item, known)
         if refusal is not None:
@@ -448,7 +450,7 @@ class Book:
             )
         if isinstance(event.key, int) and self.find(tenant, event.key) is not None:
             return Conflict("IdempotencyConflict", f"id {event.id!r} is a reservation's: settle it")
-        if event.source.counted_us < self.horizon_us():
+        if event.source.counted_us <= self.horizon_us():
             return Conflict(
                 "StorageError",
                 "at is older than the events this store still remembers, so a repeat could not be "
@@ -456,9 +458,8 @@ class Book:
             )
         if plan.version != self.version(tenant):
             return Stale(self.version(tenant))
-        counters = self._post_by_plan(plan, event)
+        self._post_by_plan(plan, event)
         self.add_event(event)
-        self._watch(plan_candidate(plan, event.tool), counters, event.at_us)
         return event
 
     def adjust(self, item: Adjust) -> UsageEvent | Refusal:
@@ -535,6 +536,7 @@ class Book:
         approval.state, approval.by, approval.decided_at = "approved", item.by, from_us(item.at_us)
         approval.expires_at = from_us(reservation.expires_us)
         self.changed(reservation, PENDING)
+        self._watch(candidate, counters, item.at_us)
         return approval
 
     def reject(self, item: Reject) -> Approval | Refusal:
@@ -571,7 +573,7 @@ class Book:
             return reservation
         if approval.state == "pending":
             return reservation
-        if approval.state != "approved":
+        if approval.state != "approved" or reservation.state != RESERVED:
             return _answered(approval)
         approval.state, approval.claim = "used", item.claim
         reservation.expires_us = item.expires_us
@@ -596,24 +598,34 @@ class Book:
 
     def expire(self, at_us: int, limit: int, on_expiry: str) -> Overdue:
         """End overdue reservations: give the money back, or settle at the expected cost."""
-        released = settled = 0
-        for reservation in self.overdue(None, at_us, limit):
-            if on_expiry == "settle" and reservation.state == RESERVED:
-                self._expire_settled(reservation, at_us)
-                settled += 1
-            else:
-                self._expire_one(reservation, at_us)
-                released += 1
-        return Overdue(released, settled)
+        late = self.overdue(None, at_us, limit)
+        settled = sum(self._end(one, at_us, settle=on_expiry == "settle") for one in late)
+        return Overdue(len(late) - settled, settled)
 
-    def _expire_some(self, tenant: str, at_us: int) -> bool:
-        late = self.overdue(tenant, at_us, OVERDUE_PER_RESERVE_MAX)
-        for reservation in late:
-            if self.settle_on_expiry and reservation.state == RESERVED:
-                self._expire_settled(reservation, at_us)
-            else:
-                self._expire_one(reservation, at_us)
+    def _expire_some(
+        self, tenant: str, at_us: int, touched: Iterable[Sequence[Counter]]
+    ) -> bool:
+        """End overdue holds, those in a reserve's way first; say whether there were any."""
+        late = self.overdue(tenant, at_us, OVERDUE_LOOKED_AT_MAX)
+        if len(late) > OVERDUE_PER_RESERVE_MAX:
+            wanted = {id(counter) for counters in touched for counter in counters}
+            late.sort(key=lambda one: not any(id(held) in wanted for held in self.held(one)))
+        for reservation in late[:OVERDUE_PER_RESERVE_MAX]:
+            self._end(reservation, at_us, settle=self.settle_on_expiry)
         return bool(late)
+
+    def _end(self, reservation: Reservation, at_us: int, *, settle: bool) -> bool:
+        """End one overdue reservation; say whether it was settled rather than released.
+
+        One that waits for an approval, or for the run that was approved, was surely not charged.
+        """
+        approval = reservation.extra.approval if reservation.extra is not None else None
+        waits = approval is not None and approval.state in ("pending", "approved")
+        if settle and reservation.state == RESERVED and not waits:
+            self._expire_settled(reservation, at_us)
+            return True
+        self._expire_one(reservation, at_us)
+        return False
 
     #: What a reserve does with the overdue holds in its way; the governor's `on_expiry`.
     settle_on_expiry = False
@@ -651,7 +663,7 @@ class Book:
                 counter.turn(event.at_us)
                 counter.post(amounts[counter.measure], counted_us)
 
-    def _post_by_plan(self, plan: Plan | None, event: UsageEvent) -> Sequence[Counter]:
+    def _post_by_plan(self, plan: Plan | None, event: UsageEvent) -> None:
         """Add an event to every counter that counts it: open windows, and kept ended ones."""
         candidate = _candidate(plan, event.tool)
         found = []
@@ -662,7 +674,7 @@ class Book:
             if counter is not None:
                 found.append(counter)
         self._post(found, event)
-        return found
+        self._watch(candidate, found, event.at_us)
 
     def _finish(
         self,

@@ -8,10 +8,18 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from operator import attrgetter
 from typing import Any
 
-from fluxai.core.decisions import PENDING, RESERVED, SETTLED, Approval, Reservation, UsageEvent
+from fluxai.core.decisions import (
+    EXPIRED,
+    PENDING,
+    RELEASED,
+    RESERVED,
+    SETTLED,
+    Approval,
+    Reservation,
+    UsageEvent,
+)
 from fluxai.core.errors import StorageError
 from fluxai.core.ledger import NEVER, Counter, CounterKey, Plan
 from fluxai.core.money import PER_MILLION
@@ -41,8 +49,6 @@ MEMORY_EVENTS = 100_000
 _FOLDED_AT_ONCE = 32
 
 _Row = list[int]
-_committed = attrgetter("committed")
-_settled = attrgetter("settled")
 
 
 class _Ledger:
@@ -54,15 +60,12 @@ class _Ledger:
         "counters",
         "counters_kept",
         "days",
-        "events",
         "events_by_key",
         "keys",
         "next_expiry_us",
         "open",
-        "ordered",
         "pending",
         "reopened",
-        "resolved",
         "seen",
         "version",
     )
@@ -75,11 +78,8 @@ class _Ledger:
         #: Until when a (scope, value) may have been counted: later windows open at zero.
         self.seen: dict[tuple[str, str], int] = {}
         self.open: dict[int, Reservation] = {}
-        self.resolved: dict[int, Reservation] = {}
         self.keys: dict[str, Reservation] = {}
-        self.events: deque[UsageEvent] = deque()
         self.events_by_key: dict[int | str, UsageEvent] = {}
-        self.ordered = True
         #: Whether a counter was opened from events: then not every event's hold names it.
         self.reopened = False
         self.days: dict[int, dict[tuple[str | None, str, str | None], _Row]] = {}
@@ -95,14 +95,15 @@ class _Ledger:
 class Bound:
     """A plan's first candidate bound to resident counters: what the short path reads.
 
-    `tests` are (counter, measure, limit), `bounds` (measure, limit) of the per-request limits. A
-    bound dies when the rules change; the plan is then compiled, and bound, again.
+    `limits` has the lowest limit on each counter: under it, no check is crossed. `per_request` are
+    (measure, limit). A bound dies when the rules change; the plan is then compiled, and bound,
+    again.
     """
 
-    __slots__ = ("counters", "day", "ledger", "live", "model", "per_request", "rings", "row", "tests")
+    __slots__ = ("counters", "day", "ledger", "live", "model", "per_request", "limits", "rings", "row")
 
     counters: tuple[Counter, ...]
-    tests: tuple[tuple[Counter, int, int], ...]
+    limits: tuple[int, ...]
     per_request: tuple[tuple[int, int], ...]
 
     def __init__(self, ledger: _Ledger, counters: Sequence[Counter]) -> None:
@@ -144,9 +145,15 @@ class MemoryStorage(Book):
         self._records: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
         self._version = 0
         self._seq = 0
+        #: Every tenant's, in the order they were settled, and whether their times are in it too.
         self._events: deque[UsageEvent] = deque()
+        self._ordered = True
+        self._latest_us = -NEVER
+        self._resolved: dict[int, Reservation] = {}
+        self._unspent: deque[Reservation] = deque()
         self._memory_events = memory_events
         self._horizon_us = -(1 << 62)
+        self._limits: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._alerts: list[Any] = []
         self._fired: set[tuple[CounterKey, str, str]] = set()
         _forbid_after_fork(self)
@@ -187,59 +194,63 @@ class MemoryStorage(Book):
             if amounts[measure] > limit:
                 return self._by_the_book(ask)
         with self._lock:
-            if bound.live:
-                for counter, measure, limit in bound.tests:
-                    if counter.committed + amounts[measure] > limit:
-                        break
-                else:
-                    return self._hold_bound(reservation, plan, bound, need, amounts)
-        return self._by_the_book(ask)
-
-    def _hold_bound(
-        self, reservation: Reservation, plan: Plan, bound: Bound, need: Any, amounts: Any
-    ) -> Reservation:
-        counters = bound.counters
-        reservation._balances = [*map(_committed, counters), *map(_settled, counters)]
-        crossed = False
-        for counter in counters:
-            total = counter.committed + amounts[counter.measure]
-            counter.committed = total
-            if total >= counter.next_alert:
-                crossed = True
-        reservation.candidate = plan.candidates[0]
-        reservation.need = need
-        reservation.amounts = amounts
-        reservation.output_tokens = need.cap
-        reservation.holds = bound
-        ledger = bound.ledger
-        ledger.open[reservation.uid] = reservation
-        if reservation.expires_us < ledger.next_expiry_us:
-            ledger.next_expiry_us = reservation.expires_us
-        if crossed:
-            self._watch(reservation.candidate, counters, reservation.counted_us)
-        return reservation
+            if not bound.live:
+                return self._reserve_and_bind(ask)
+            counters = bound.counters
+            before = []
+            for counter, limit in zip(counters, bound.limits):  # noqa: B905 -- as many of each
+                committed = counter.committed
+                if committed + amounts[counter.measure] > limit:
+                    return Book.reserve(self, ask)
+                before.append(committed)
+            crossed = False
+            for counter in counters:
+                before.append(counter.settled)
+                counter.committed = committed = counter.committed + amounts[counter.measure]
+                if committed >= counter.next_alert:
+                    crossed = True
+            reservation._balances = before
+            reservation.candidate = plan.first
+            reservation.need = need
+            reservation.amounts = amounts
+            reservation.output_tokens = output_tokens
+            reservation.holds = bound
+            ledger = bound.ledger
+            ledger.open[reservation.uid] = reservation
+            if reservation.expires_us < ledger.next_expiry_us:
+                ledger.next_expiry_us = reservation.expires_us
+            if crossed:
+                self._watch(reservation.candidate, counters, reservation.counted_us)
+            return reservation
 
     def _by_the_book(self, ask: Ask) -> Reservation | Refusal:
         with self._lock:
-            answer = Book.reserve(self, ask)
-            bound = ask.plan.bound
-            if isinstance(answer, Reservation) and not (type(bound) is Bound and bound.live):
-                self._bind(ask.plan, ask.reservation.counted_us)
-            return answer
+            return self._reserve_and_bind(ask)
+
+    def _reserve_and_bind(self, ask: Ask) -> Reservation | Refusal:
+        answer = Book.reserve(self, ask)
+        bound = ask.plan.bound
+        if isinstance(answer, Reservation) and not (type(bound) is Bound and bound.live):
+            self._bind(ask.plan, ask.reservation.counted_us)
+        return answer
 
     def resolve_one(self, item: Resolution) -> Any:
         """Resolve one item: a plain settle by the short path, all else by the book."""
         if type(item) is not Settle:
             with self._lock:
                 return Book.resolve(self, item)
-        tenant, uid, event, _, _ = item
+        uid, event = item.uid, item.event
         with self._lock:
-            ledger = self._ledgers.get(tenant)
-            reservation = ledger.open.get(uid) if ledger is not None else None
-            if reservation is None or reservation.state is not RESERVED:
-                return Book.settle(self, item)
-            bound = reservation.holds
-            if bound.rings or event.model != bound.model or reservation.extra is not None:
+            reservation = event.source
+            bound = reservation.holds if type(reservation) is Reservation else None
+            if (
+                type(bound) is not Bound
+                or reservation.state is not RESERVED
+                or bound.ledger.open.get(uid) is not reservation
+                or bound.rings
+                or event.model != bound.model
+                or reservation.extra is not None
+            ):
                 return Book.settle(self, item)
             held = reservation.amounts
             posted = (event.cost_nanousd, event.tokens, event.requests, 0)
@@ -254,7 +265,6 @@ class MemoryStorage(Book):
                     crossed = True
             if event.cost_nanousd > held[0]:
                 event.flags = (*event.flags, "overrun")
-            event.source = reservation
             row = bound.row
             row[0] += event.cost_nanousd
             row[1] += event.tokens
@@ -262,20 +272,20 @@ class MemoryStorage(Book):
             row[3] += 1
             reservation.state = SETTLED
             reservation.event = event
-            del ledger.open[uid]  # type: ignore[union-attr]
-            ledger.resolved[uid] = reservation  # type: ignore[union-attr]
-            self._append(ledger, event)  # type: ignore[arg-type]
+            del bound.ledger.open[uid]
+            self._resolved[uid] = reservation
+            self._append(event)
             if crossed:
                 self._watch(reservation.candidate, bound.counters, event.at_us)
             return event
 
-    def _append(self, ledger: _Ledger, event: UsageEvent) -> None:
+    def _append(self, event: UsageEvent) -> None:
         self._seq += 1
         event.seq = self._seq
-        events = ledger.events
-        if events and event.at_us < events[-1].at_us:
-            ledger.ordered = False
-        events.append(event)
+        if event.at_us < self._latest_us:
+            self._ordered = False
+        else:
+            self._latest_us = event.at_us
         self._events.append(event)
         if len(self._events) >= self._memory_events + _FOLDED_AT_ONCE:
             self._fold()
@@ -289,11 +299,13 @@ class MemoryStorage(Book):
         ledger = self._ledger(tenant)
         counters = self.counters(candidate.keys, at_us)
         bound = Bound(ledger, counters)
-        bound.tests = tuple(
-            (counters[check.slot], check.measure, check.limit)
-            for check in candidate.checks
-            if check.slot >= 0
-        )
+        lowest: dict[int, int] = {}
+        for check in candidate.checks:
+            if check.slot >= 0:
+                lowest[check.slot] = min(check.limit, lowest.get(check.slot, check.limit))
+        limits = tuple(lowest[slot] for slot in range(len(counters)))
+        # Most tenants have the same limits: one tuple for all of them stays in the cache.
+        bound.limits = self._limits.setdefault(limits, limits)
         bound.per_request = tuple(
             (check.measure, check.limit) for check in candidate.checks if check.slot < 0
         )
@@ -345,10 +357,6 @@ class MemoryStorage(Book):
             event = self._events.popleft()
             source = event.source
             ledger = self._ledgers[source.subject.tenant]
-            if ledger.events[0] is event:
-                ledger.events.popleft()
-            else:
-                ledger.events.remove(event)
             amounts = (event.cost_nanousd, event.tokens, event.requests, 0)
             own = type(source) is Reservation and source.event is event
             if own and not ledger.reopened and "late" not in event.flags:
@@ -358,13 +366,19 @@ class MemoryStorage(Book):
                 for counter in self._matching(ledger, event):
                     counter.carried += amounts[counter.measure]
             if own:
-                del ledger.resolved[source.uid]
+                del self._resolved[source.uid]
                 if source.extra is not None and source.extra.key is not None:
                     ledger.keys.pop(source.extra.key, None)
             else:
                 ledger.events_by_key.pop(event.key, None)
             if source.counted_us > self._horizon_us:
                 self._horizon_us = source.counted_us
+
+    def _forget(self, reservation: Reservation) -> None:
+        """Drop the oldest of those that ended without an event, unless it was settled since."""
+        if reservation.state in (RELEASED, EXPIRED):
+            self._resolved.pop(reservation.uid, None)
+            self._horizon_us = max(self._horizon_us, reservation.counted_us)
 
     @staticmethod
     def _matching(ledger: _Ledger, event: UsageEvent) -> Iterable[Counter]:
@@ -394,13 +408,12 @@ class MemoryStorage(Book):
 
     def find(self, tenant: str | None, uid: int) -> Reservation | None:  # type: ignore[override]
         """Return a reservation."""
-        ledgers = self._ledgers.values() if tenant is None else [self._ledgers.get(tenant)]
-        for ledger in ledgers:
-            if ledger is not None:
-                found = ledger.open.get(uid) or ledger.resolved.get(uid)
-                if found is not None:
-                    return found
-        return None
+        found = self._resolved.get(uid)
+        if found is None:
+            ledgers = self._ledgers.values() if tenant is None else [self._ledgers.get(tenant)]
+            held = (ledger.open.get(uid) for ledger in ledgers if ledger is not None)
+            found = next((reservation for reservation in held if reservation is not None), None)
+        return found if found is None or tenant in (None, found.subject.tenant) else None
 
     def find_key(self, tenant: str, key: str) -> Reservation | None:
         """Return the reservation made with an idempotency key."""
@@ -409,13 +422,13 @@ class MemoryStorage(Book):
 
     def find_event(self, tenant: str | None, key: int | str) -> UsageEvent | None:  # type: ignore[override]
         """Return an event."""
+        if isinstance(key, int) and key in self._resolved:
+            event = self._resolved[key].event
+            if event is not None and tenant in (None, event.tenant):
+                return event
         ledgers = self._ledgers.values() if tenant is None else [self._ledgers.get(tenant)]
         for ledger in ledgers:
-            if ledger is None:
-                continue
-            if isinstance(key, int) and key in ledger.resolved:
-                return ledger.resolved[key].event
-            if key in ledger.events_by_key:
+            if ledger is not None and key in ledger.events_by_key:
                 return ledger.events_by_key[key]
         return None
 
@@ -432,7 +445,7 @@ class MemoryStorage(Book):
             return []
         measure = Counter(key, end_us).measure
         found = []
-        for event in self._since(ledger, start_us):
+        for event in self._since(key.tenant, start_us):
             if start_us <= event.source.counted_us < end_us and _counts(key, event.source, event.tool):
                 amount = (event.cost_nanousd, event.tokens, event.requests, 0)[measure]
                 found.append((event.source.counted_us, amount))
@@ -468,12 +481,13 @@ class MemoryStorage(Book):
                 sums[day] -= amount
         return [(max(start_us, day * UTC_DAY_US), amount) for day, amount in sums.items() if amount]
 
-    def _since(self, ledger: _Ledger, start_us: int) -> Iterable[UsageEvent]:
-        """Walk events that may count from `start_us` on, newest first."""
-        for event in reversed(ledger.events):
-            if ledger.ordered and event.at_us < start_us:
+    def _since(self, tenant: str, start_us: int) -> Iterable[UsageEvent]:
+        """Walk a tenant's events that may count from `start_us` on, newest first."""
+        for event in reversed(self._events):
+            if self._ordered and event.at_us < start_us:
                 return
-            yield event
+            if event.source.subject.tenant == tenant:
+                yield event
 
     def open_holds(self, key: CounterKey, end_us: int) -> Iterable[Reservation]:
         """List open reservations that a new counter has to hold as well."""
@@ -532,7 +546,7 @@ class MemoryStorage(Book):
             ledger.next_expiry_us = min(ledger.next_expiry_us, reservation.expires_us)
             ledger.pending += reservation.state == PENDING
         else:
-            ledger.resolved[reservation.uid] = reservation
+            self._resolved[reservation.uid] = reservation
 
     def changed(self, reservation: Reservation, before: str) -> None:
         """Keep a reservation's new state."""
@@ -542,7 +556,11 @@ class MemoryStorage(Book):
             self._saw(reservation, reservation.final_tool)
             ledger.next_expiry_us = min(ledger.next_expiry_us, reservation.expires_us)
         elif ledger.open.pop(reservation.uid, None) is not None:
-            ledger.resolved[reservation.uid] = reservation
+            self._resolved[reservation.uid] = reservation
+        if reservation.state in (RELEASED, EXPIRED):
+            self._unspent.append(reservation)
+            if len(self._unspent) > self._memory_events:
+                self._forget(self._unspent.popleft())
 
     def _saw(self, source: Any, tool: str) -> None:
         ledger = self._ledger(source.subject.tenant)
@@ -563,7 +581,7 @@ class MemoryStorage(Book):
         row[3] += 1
         if not (isinstance(source, Reservation) and source.event is event):
             ledger.events_by_key[event.key] = event
-        self._append(ledger, event)
+        self._append(event)
 
     def overdue(self, tenant: str | None, at_us: int, limit: int) -> list[Reservation]:
         """List overdue reservations, oldest first."""
@@ -661,14 +679,14 @@ class MemoryStorage(Book):
     ) -> list[Reservation]:
         """Read reservations, newest first."""
         with self._lock:
-            ledgers = [self._ledgers.get(tenant)] if tenant else list(self._ledgers.values())
             found = [
                 reservation
-                for ledger in ledgers
-                if ledger is not None
-                for table in (ledger.open, ledger.resolved)
-                for reservation in table.values()
+                for reservation in (
+                    *self._resolved.values(),
+                    *(r for ledger in self._ledgers.values() for r in ledger.open.values()),
+                )
                 if state in (None, reservation.state)
+                and tenant in (None, reservation.subject.tenant)
             ]
         found.sort(key=lambda reservation: -reservation.uid)
         return found[:limit]
@@ -678,11 +696,12 @@ class MemoryStorage(Book):
     ) -> list[UsageEvent]:
         """Read events in order."""
         with self._lock:
-            ledger = self._ledgers.get(tenant) if tenant is not None else None
-            if tenant is not None and ledger is None:
-                return []
-            source = self._events if ledger is None else ledger.events
-            return list(islice((event for event in source if event.seq > after), limit))
+            found = (
+                event
+                for event in self._events
+                if event.seq > after and tenant in (None, event.source.subject.tenant)
+            )
+            return list(islice(found, limit))
 
     def approvals(
         self, *, tenant: str | None = None, state: str | None = None, limit: int = 1_000
@@ -740,7 +759,7 @@ class MemoryStorage(Book):
             if last >= first:
                 edges.append((max(last * UTC_DAY_US, start_us), end_us))
             if any(low < high for low, high in edges):
-                for event in self._since(ledger, start_us):
+                for event in self._since(tenant, start_us):
                     counted_us = event.source.counted_us
                     if any(low <= counted_us < high for low, high in edges):
                         group = (event.source.subject.user, event.tool, event.model)
@@ -769,7 +788,7 @@ class MemoryStorage(Book):
                 return []
             found = (
                 event
-                for event in self._since(ledger, start_us)
+                for event in self._since(tenant, start_us)
                 if start_us <= event.source.counted_us < end_us
                 and user in (None, event.source.subject.user)
             )
@@ -779,24 +798,29 @@ class MemoryStorage(Book):
         """Compare every counter and daily sum with the events and open reservations."""
         with self._lock:
             differences: list[Difference] = []
-            counters = events = reservations = 0
+            counters = reservations = 0
+            settled: dict[CounterKey, int] = {}
+            for event in self._events:
+                amounts = (event.cost_nanousd, event.tokens, event.requests, 0)
+                for counter in self._matching(self._ledgers[event.tenant], event):
+                    key = counter.key
+                    settled[key] = settled.get(key, 0) + amounts[counter.measure]
             for ledger in self._ledgers.values():
                 counters += len(ledger.counters)
-                events += len(ledger.events)
                 reservations += len(ledger.open)
-                differences.extend(self._verify_counters(ledger))
+                differences.extend(self._verify_counters(ledger, settled))
             return LedgerReport(
-                not differences, counters, events, reservations, tuple(differences[:1000])
+                not differences,
+                counters,
+                len(self._events),
+                reservations,
+                tuple(differences[:1000]),
             )
 
-    def _verify_counters(self, ledger: _Ledger) -> Iterable[Difference]:
-        settled: dict[CounterKey, int] = {}
+    def _verify_counters(
+        self, ledger: _Ledger, settled: dict[CounterKey, int]
+    ) -> Iterable[Difference]:
         reserved: dict[CounterKey, int] = {}
-        for event in ledger.events:
-            amounts = (event.cost_nanousd, event.tokens, event.requests, 0)
-            for counter in self._matching(ledger, event):
-                key = counter.key
-                settled[key] = settled.get(key, 0) + amounts[counter.measure]
         for reservation in ledger.open.values():
             for value in (
                 *subject_values(reservation.subject),

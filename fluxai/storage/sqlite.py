@@ -276,7 +276,7 @@ class SqliteStorage:
     def _reading(self) -> Iterator[SqliteBook]:
         """Open the book on one snapshot, to look only."""
         with self._file.reading() as connection:
-            yield SqliteBook(connection, Resident(connection))
+            yield SqliteBook(connection, Resident(connection), read_only=True)
 
     def find(self, tenant: str | None, uid: int) -> Reservation | None:
         """Read one reservation."""

@@ -115,6 +115,7 @@ class SqliteBook(Book):
         connection: Inside a transaction.
         resident: What is known from earlier ones.
         settle_on_expiry: What a reserve does with overdue holds in its way.
+        read_only: Nothing is ever written, whatever is computed on the way to an answer.
     """
 
     def __init__(
@@ -123,8 +124,10 @@ class SqliteBook(Book):
         resident: Resident,
         *,
         settle_on_expiry: bool = False,
+        read_only: bool = False,
     ) -> None:
         self.notices = Notices()
+        self._read_only = read_only
         self.settle_on_expiry = settle_on_expiry
         self._execute = connection.execute
         self._execute_many = connection.executemany
@@ -160,6 +163,8 @@ class SqliteBook(Book):
 
     def flush(self) -> None:
         """Write what the verbs changed so far."""
+        if self._read_only:
+            return
         self._write_counters()
         self._write_reservations()
         if self._new_events:

@@ -182,7 +182,7 @@ class _XaiUsage:
 
 
 def test_protobuf_messages() -> None:
-    """xAI's SDK returns protobuf messages, whose enumerations are numbers."""
+    """Protobuf messages, as the SDK of xAI returns, have numbers for enumerations."""
     usage = Usage.parse(SimpleNamespace(usage=_XaiUsage(), model="grok-4"))
     assert usage.to_dict() == {
         "input": 10,

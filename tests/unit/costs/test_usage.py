@@ -15,7 +15,7 @@ from fluxai.core.usage import DETAIL_OF, INPUT_KINDS, MAX_COUNT, OUTPUT_KINDS, T
 counts = st.integers(0, 10**9)
 usages = st.builds(
     Usage,
-    **{kind: counts for kind in TOKEN_KINDS},
+    **dict.fromkeys(TOKEN_KINDS, counts),
     details=st.dictionaries(st.sampled_from(sorted(DETAIL_OF)), counts),
     requests=st.dictionaries(st.sampled_from(["web_search", "page", "image"]), counts),
     seconds=st.one_of(counts, st.decimals(0, 10**6, places=3)),

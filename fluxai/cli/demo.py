@@ -1,0 +1,5 @@
+from fluxai.cli.session import command, Answer
+@command()
+def demo(session):
+    """x"""
+    return Answer({})

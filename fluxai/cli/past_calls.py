@@ -1,0 +1,232 @@
+"""Lines of a file as past calls: which response, whose, when, under which id."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from email.utils import parsedate_to_datetime
+from typing import Any, BinaryIO, Final, NamedTuple, cast
+
+from fluxai.arguments import check_text
+from fluxai.core.errors import FluxAIError, InvalidRequest
+
+LINE_BYTES_MAX: Final = 64 * 1024 * 1024
+_TIMES: Final = ("timestamp", "at", "time", "created_at", "createdAt", "created", "date")
+_EARLIEST_S, _LATEST_S = 1_420_070_400, 4_102_444_800  # 2015 to 2100
+_MILLISECONDS_FROM: Final = 100_000_000_000
+
+
+class Damaged(FluxAIError):
+    """The file ends in the middle of its compressed data; what came before was read."""
+
+
+class Unreadable(Exception):
+    """A line is no call. `reason` is one of a few fixed words, the text says more."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class PastCall(NamedTuple):
+    """One call that a line tells of.
+
+    Attributes:
+        id: The line's own id, else a hash of its content: the same on every run.
+        digest: SHA-256 of the content.
+        bodies: Where its usage may stand, the best place first; each as `CostEstimator` takes it.
+        provider, model: As the line says; `model` is what was asked for.
+        at: When it was made; None where only the response itself may say it.
+        status: The HTTP status, where the line says it.
+    """
+
+    id: str
+    digest: str
+    bodies: tuple[Any, ...]
+    provider: str | None
+    model: str | None
+    at: datetime | None
+    status: int | None
+
+
+def lines_of(
+    stream: BinaryIO, advanced: Callable[[int], None]
+) -> Iterator[tuple[int, bytes | None]]:
+    """Read a file's lines, unpacking gzip, with their numbers; None for one over 64 MB.
+
+    Args:
+        stream: Open for reading bytes; need not seek.
+        advanced: Told how many bytes of the file have been read, as it goes.
+
+    Raises:
+        Damaged: Its compressed data is broken or cut off.
+    """
+    counted = _Counting(stream)
+    opened: Any = counted
+    if counted.peek(2) == b"\x1f\x8b":
+        opened = gzip.GzipFile(fileobj=cast("BinaryIO", counted))
+    number = 0
+    try:
+        while line := opened.readline(LINE_BYTES_MAX + 1):
+            number += 1
+            whole = len(line) <= LINE_BYTES_MAX
+            rest = line
+            while len(rest) > LINE_BYTES_MAX and not rest.endswith(b"\n"):
+                rest = opened.readline(LINE_BYTES_MAX + 1)
+            advanced(counted.taken)
+            yield number, line if whole else None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise Damaged(f"the compressed data breaks off after line {number:,}: {error}") from error
+
+
+class _Counting:
+    """A stream that can be peeked at its beginning and counts what was taken from it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._head = b""
+        self.taken = 0
+
+    def peek(self, size: int) -> bytes:
+        while len(self._head) < size and (more := self._stream.read(size - len(self._head))):
+            self._head += more
+        return self._head
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._head if size < 0 else self._head[:size]
+        self._head = self._head[len(data) :]
+        if size < 0 or len(data) < size:
+            data += self._stream.read(size if size < 0 else size - len(data))
+        self.taken += len(data)
+        return data
+
+    def readline(self, size: int) -> bytes:
+        if not self._head:
+            line = self._stream.readline(size)
+            self.taken += len(line)
+            return line
+        head, self._head = self._head, b""
+        end = head.find(b"\n") + 1
+        if end:
+            head, self._head = head[:end], head[end:]
+            line = head
+        else:
+            line = head + self._stream.readline(size - len(head))
+        self.taken += len(line)
+        return line
+
+
+def past_call(line: bytes) -> PastCall:
+    """Read one line.
+
+    Args:
+        line: JSON: a provider's response, a list of a stream's chunks, a line of a batch's results,
+            or an object that holds one of them under `response`, `stream` or `usage`, beside
+            `provider`, `model`, `timestamp`, `id`, `status` as far as they are known.
+
+    Raises:
+        Unreadable: It is not JSON, or no object.
+    """
+    try:
+        # Costs that providers state must stay exact.
+        said = json.loads(line, parse_float=Decimal)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable("not_json", str(error)[:120]) from error
+    if isinstance(said, list):
+        return _call(line, {}, (said,))
+    if not isinstance(said, dict):
+        raise Unreadable("not_a_response", f"a {type(said).__name__}, not an object")
+    if "custom_id" in said:  # a line of a batch's results
+        return _call(line, {"id": said["custom_id"]}, ([said],))
+    return _call(line, said, (*_held(said), said))
+
+
+def _held(said: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield what an object may hold a response in."""
+    if isinstance(said.get("response"), (dict, list, str)):
+        yield said["response"]
+    stream = said.get("stream")
+    chunks = stream.get("chunks") if isinstance(stream, dict) else said.get("chunks", stream)
+    if isinstance(chunks, list):
+        yield [_unpacked(chunk) for chunk in chunks]
+    for name in ("usage_merged", "usage"):
+        usage = said.get(name)
+        if isinstance(usage, dict):
+            yield {"usage": usage}
+            yield {"usageMetadata": usage}
+            yield usage
+
+
+def _unpacked(chunk: Any) -> Any:
+    return chunk["data"] if isinstance(chunk, dict) and "data" in chunk else chunk
+
+
+def _call(line: bytes, said: Mapping[str, Any], bodies: tuple[Any, ...]) -> PastCall:
+    digest = hashlib.sha256(line.strip()).hexdigest()
+    request = said.get("request")
+    model = _text(said, "model_requested", "model", "model_response")
+    if model is None and isinstance(request, dict):
+        model = _text(request, "model")
+    status = said.get("status", said.get("status_code"))
+    return PastCall(
+        id=_identity(said.get("id"), digest),
+        digest=digest,
+        bodies=bodies,
+        provider=_text(said, "provider"),
+        model=model,
+        at=_when(said),
+        status=status if type(status) is int else None,
+    )
+
+
+def _identity(own: Any, digest: str) -> str:
+    if type(own) is int:
+        own = str(own)
+    try:
+        check_text("id", own)
+    except InvalidRequest:
+        return f"sha256:{digest[:32]}"
+    return str(own)
+
+
+def _text(said: Mapping[str, Any], *names: str) -> str | None:
+    found = (said.get(name) for name in names)
+    return next((value for value in found if isinstance(value, str) and value), None)
+
+
+def _when(said: Mapping[str, Any]) -> datetime | None:
+    for name in _TIMES:
+        moment = _moment(said.get(name))
+        if moment is not None:
+            return moment
+    headers = said.get("headers")
+    date = headers.get("date", headers.get("Date")) if isinstance(headers, dict) else None
+    if isinstance(date, str):
+        try:
+            return _aware(parsedate_to_datetime(date))
+        except ValueError:
+            return None
+    return None
+
+
+def _moment(value: Any) -> datetime | None:
+    """Read ISO 8601, or seconds or milliseconds since 1970; without a zone it is UTC."""
+    if isinstance(value, str):
+        try:
+            return _aware(datetime.fromisoformat(value))
+        except ValueError:
+            return None
+    if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
+        seconds = value / 1000 if value >= _MILLISECONDS_FROM else value
+        if _EARLIEST_S <= seconds <= _LATEST_S:
+            return datetime.fromtimestamp(float(seconds), UTC)
+    return None
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
