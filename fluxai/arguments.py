@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from fluxai.core.errors import ConfigurationError, InvalidRequest
 from fluxai.core.ids import uuid_int
 from fluxai.core.windows import MAX_DURATION_US, SECOND_US, parse_duration, to_us
+from fluxai.policy.needs import whole
 
 TEXT_MAX = 256
 REASON_MAX = 4_096
-COUNT_MAX = 10**12
 
 
 def one_of(field: str, value: object, allowed: Sequence[str]) -> None:
@@ -34,6 +34,13 @@ def check_text(field: str, value: object, *, most: int = TEXT_MAX) -> None:
         raise InvalidRequest(field, "must be Unicode text; it contains half a character")
 
 
+def check_tenant(value: object, field: str = "tenant") -> None:
+    """Refuse what can't be one tenant's id."""
+    check_text(field, value)
+    if value == "*":
+        raise InvalidRequest(field, "'*' stands for every tenant in policies; name one")
+
+
 def check_reason(field: str, value: object) -> None:
     """Refuse a reason that is no text, empty or very long. It may have several lines."""
     if not isinstance(value, str):
@@ -45,12 +52,7 @@ def count(field: str, value: object, least: int) -> int:
     """Return a whole number from `least` to 10^12; None is 1 where at least 1 is asked for."""
     if value is None and least == 1:
         return 1
-    if type(value) is not int:
-        raise InvalidRequest(field, f"must be a whole number, got {value!r:.60}")
-    if not least <= value <= COUNT_MAX:
-        shown = repr(value) if abs(value) < 10**24 else "a number of more than 24 digits"
-        raise InvalidRequest(field, f"must be from {least} to 10^12, got {shown}")
-    return value
+    return whole(field, value, least)
 
 
 def instant_us(field: str, value: object) -> int:

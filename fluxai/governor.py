@@ -836,7 +836,7 @@ class Governor:
             check_text("user", subject.user)
         self.planner.rule_set(subject.tenant)
         event = self._pricer.recorded(
-            id,
+            event_key(id),
             subject,
             self.planner.catalog,
             response=response,

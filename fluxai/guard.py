@@ -8,11 +8,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from fluxai.core.decisions import Decision, Reservation, Settlement
+from fluxai.core.decisions import RESERVED, Decision, Reservation, Settlement
 from fluxai.core.errors import (
     ApprovalRequired,
     BudgetExceeded,
     FluxAIError,
+    IdempotencyConflict,
     PolicyDenied,
     Refused,
     StorageError,
@@ -185,6 +186,11 @@ def begin(governor: Governor, request: dict[str, Any]) -> Call:
     reservation = governor.reserve(**request)
     if not reservation.allowed:
         raise refusal(reservation)
+    if reservation.state != RESERVED:
+        raise IdempotencyConflict(
+            f"the call under this idempotency key has run already (its reservation "
+            f"{reservation.id} is {reservation.state}); use a new key for a new call"
+        )
     return Call(governor, reservation)
 
 

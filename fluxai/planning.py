@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fluxai.arguments import check_text, count
-from fluxai.catalog import ToolCatalog
+from fluxai.arguments import check_tenant, check_text
 from fluxai.context import BUDGET_LABEL, NOWHERE, Surroundings, label_pairs, same_payer
 from fluxai.core.decisions import Posting, Reservation
-from fluxai.core.errors import InvalidRequest, NotFound, UnknownModel
-from fluxai.core.ledger import DEFAULT_OUTPUT_TOKENS, Candidate, Need, Plan, Subject
-from fluxai.core.money import PER_MILLION
+from fluxai.core.errors import InvalidRequest, NotFound, StorageError
+from fluxai.core.ledger import NEVER, Candidate, Need, Plan, Subject
+from fluxai.policy.catalog import ToolCatalog
 from fluxai.policy.compile import Extra, PricedTool, RuleIndex, RuleSet, compile_plan
+from fluxai.policy.needs import Request, need_again, needs_of, repriced, units_of
 from fluxai.policy.records import Grant, Policy, Tenant, Tool, User
 from fluxai.storage.base import Ask, Rules, Storage
 
 if TYPE_CHECKING:
     from fluxai.costs import CostEstimator
     from fluxai.models import ModelRegistry
+
+__all__ = ["Planner", "Request", "as_tool", "digest", "repriced", "unchecked"]
 
 DEFAULT_TENANT = "default"
 PLANS_MAX = 131_072
@@ -39,20 +41,17 @@ class Origin(NamedTuple):
     limits: tuple[tuple[str, int], ...]
 
 
-class Request(NamedTuple):
-    """What a call says about its size; see `Governor.reserve`."""
-
-    by_unit: bool
-    prompt: Any = None
-    messages: Any = None
-    tools: Any = None
-    input_tokens: Any = None
-    max_output_tokens: Any = None
-    units: Any = None
-
-
 class Planner:
-    """Compiles plans, and remembers them."""
+    """Compiles plans, and remembers them.
+
+    Args:
+        storage: Where the rules are.
+        registry: Knows models.
+        estimator: Counts tokens.
+        registered: Refuse unknown tenants and users.
+        without_rules: Plan without any limit while the rules can't be read, for a governor that
+            then lets calls through.
+    """
 
     def __init__(
         self,
@@ -61,12 +60,14 @@ class Planner:
         estimator: CostEstimator,
         *,
         registered: bool,
+        without_rules: bool = False,
     ) -> None:
         self._storage = storage
         self._registry = registry
         self._estimator = estimator
         #: Whether unknown tenants and users are refused.
         self.registered = registered
+        self._without_rules = without_rules
         #: By (tenant, user, tool, labels, by unit, fixed tool, limits of blocks).
         self.plans: dict[Any, Plan] = {}
         self._rules: dict[str, RuleSet] = {}
@@ -79,7 +80,12 @@ class Planner:
     def catalog(self) -> ToolCatalog:
         """What is known of tools and models."""
         if self._catalog_version < 0:
-            self.rule_set(DEFAULT_TENANT)
+            return self.fresh_catalog()
+        return self._catalog
+
+    def fresh_catalog(self) -> ToolCatalog:
+        """Return what is known of tools and models, read again if the store has newer records."""
+        self._load_catalog(self._storage.version(DEFAULT_TENANT)[0])
         return self._catalog
 
     def forget(self, tenant: str) -> None:
@@ -113,7 +119,7 @@ class Planner:
         plan = self.plans.get(key)
         if plan is not None and plan.start_us <= at_us < plan.end_us:
             return plan
-        check_text("tenant", tenant)
+        check_tenant(tenant)
         if user is not None:
             check_text("user", user)
         check_text("tool" if by_unit else "model", tool)
@@ -126,8 +132,13 @@ class Planner:
         return plan
 
     def compile(self, subject: Subject, at_us: int, origin: Origin) -> Plan:
-        rules = self.rule_set(subject.tenant)
-        user = self._user(subject)
+        """Compile a plan anew."""
+        try:
+            rules, user = self.required(subject)
+        except StorageError:
+            if not self._without_rules:
+                raise
+            rules, user = _no_rules(subject.tenant), None
         tool, by_unit, fixed_tool, limits = origin
         priced = self._catalog.tool(tool) if by_unit else self._catalog.priced(tool, at_us)
         plan = compile_plan(
@@ -144,11 +155,14 @@ class Planner:
         return plan
 
     def post_plan(self, source: Reservation | Posting) -> Plan:
-        """Compile the plan that names every counter of money that is spent already."""
+        """Compile the plan that names every counter of money that is spent already.
+
+        Also for a tenant or user that is not registered any more: what was charged is recorded.
+        """
         subject = source.subject
-        rules = self.rule_set(subject.tenant)
+        rules = self._rule_set(subject.tenant)
         limits = [
-            Extra(f"{key}={value}", 0)
+            Extra(f"{key}={value}", NEVER)
             for key, value in subject.labels
             if key.startswith(BUDGET_LABEL)
         ]
@@ -163,7 +177,31 @@ class Planner:
             extras=limits,
         )
 
+    def required(self, subject: Subject) -> tuple[RuleSet, User | None]:
+        """Return what decides about a subject.
+
+        Raises:
+            NotFound: Subjects must be registered, and this one is not.
+        """
+        rules, user = self.rule_set(subject.tenant), self._user(subject)
+        if self.registered and user is None and subject.user is not None:
+            raise NotFound(
+                f"user: {subject.user!r} is not registered with tenant {subject.tenant!r}; add it "
+                f"with governor.users.put(User(id=…, tenant_id=…))"
+            )
+        return rules, user
+
     def rule_set(self, tenant: str) -> RuleSet:
+        """Return a tenant's rules. Raises `NotFound` where it should be registered and is not."""
+        found = self._rule_set(tenant)
+        if self.registered and not found.registered:
+            raise NotFound(
+                f"tenant: {tenant!r} is not registered; add it with "
+                f"governor.tenants.put(Tenant(id={tenant!r}))"
+            )
+        return found
+
+    def _rule_set(self, tenant: str) -> RuleSet:
         found = self._rules.get(tenant)
         if found is not None:
             return found
@@ -173,11 +211,6 @@ class Planner:
         if every is None or every[0] != stored.version[0]:
             index = self._index(stored, every=True)
             every = self._every = (stored.version[0], index)
-        if self.registered and stored.tenant is None:
-            raise NotFound(
-                f"tenant: {tenant!r} is not registered; add it with "
-                f"governor.tenants.put(Tenant(id={tenant!r}))"
-            )
         found = RuleSet(
             tenant_id=tenant,
             tenant=None if stored.tenant is None else Tenant.model_validate(stored.tenant),
@@ -226,25 +259,18 @@ class Planner:
         if subject.user is None:
             return None
         rows = self._storage.records("user", scope=subject.tenant, id=subject.user, limit=1)
-        if not rows:
-            if self.registered:
-                raise NotFound(
-                    f"user: {subject.user!r} is not registered with tenant {subject.tenant!r}; add "
-                    f"it with governor.users.put(User(id=…, tenant_id=…))"
-                )
-            return None
-        return User.model_validate(rows[0])
+        return User.model_validate(rows[0]) if rows else None
 
     def fresh_rules(self, tenant: str) -> RuleSet:
         """Return a tenant's rules, read again if the store has newer ones."""
         found = self._rules.get(tenant)
         if found is not None and found.version != self._storage.version(tenant):
-            del self._rules[tenant]
+            self._rules.pop(tenant, None)
         return self.rule_set(tenant)
 
     def recompiled(self, ask: Ask) -> Ask:
         """Compile an ask's plan again, from the rules as they are now."""
-        plan = ask.plan
+        plan, catalog = ask.plan, self._catalog
         self._rules.pop(plan.subject.tenant, None)
         fresh = self.compile(plan.subject, ask.reservation.counted_us, plan.origin)
         tool, by_unit, fixed_tool, limits = plan.origin
@@ -253,119 +279,44 @@ class Planner:
         self.plans[key] = fresh
         first = ask.needs[0]
         assert first is not None  # noqa: S101 -- the requested tool always has a need
-        needs = [first, *(need_for(candidate, first) for candidate in fresh.candidates[1:])]
+        units = None
+        if ask.reservation._method == "units":
+            units = units_of(plan.candidates[0], first, catalog)
+        needs = [need_again(found, first, units, self._catalog) for found in fresh.candidates]
         return Ask(ask.reservation, fresh, tuple(needs), ask.approval_expires_us)
 
     def needs(self, plan: Plan, request: Request) -> tuple[tuple[Need | None, ...], str]:
-        """Work out what a request needs of each candidate, before any output is chosen.
-
-        Returns:
-            A need per candidate (None for a fallback that the request does not fit), and how the
-            input was counted.
-        """
-        if request.by_unit or request.units is not None:
-            units = count("units", request.units, 1)
-            return tuple(_unit_need(candidate, units) for candidate in plan.candidates), "units"
-        cap = request.max_output_tokens
-        if cap is not None:
-            cap = count("max_output_tokens", cap, 0)
-        method = "exact"
-        needs: list[Need | None] = []
-        for candidate in plan.candidates:
-            rates = candidate.rates
-            if rates is None:
-                if candidate.index == 0:
-                    raise UnknownModel(
-                        f"{candidate.tool!r} is priced by the unit; pass units= instead of tokens"
-                    )
-                needs.append(None)
-                continue
-            expected, upper, found = self._input(candidate, request)
-            if candidate.index == 0:
-                method = found
-            window = rates.context_window
-            if candidate.index and window is not None and upper + (cap or 0) > window:
-                needs.append(None)
-                continue
-            fee = rates.request_fee * PER_MILLION
-            needs.append(
-                Need(
-                    rates.input_cost(upper) + fee,
-                    rates.output_rate(upper) if candidate.max_output else 0,
-                    upper,
-                    expected,
-                    cap if candidate.max_output else 0,
-                    candidate.max_output,
-                    1,
-                    rates.input_cost(expected) + fee if expected != upper else 0,
-                )
-            )
-        return tuple(needs), method
-
-    def _input(self, candidate: Candidate, request: Request) -> tuple[int, int, str]:
-        """Count a request's input: likely, at most, and how that was found."""
-        if request.input_tokens is not None:
-            tokens = count("input_tokens", request.input_tokens, 0)
-            return tokens, tokens, "exact"
-        prompt = request.prompt
-        if prompt is not None and not isinstance(prompt, str):
-            raise InvalidRequest("prompt", f"must be text, got {type(prompt).__name__}")
-        counted = self._estimator.count(
-            candidate.model or candidate.tool, prompt, request.messages, request.tools
-        )
-        method = counted.method + ("-low" if counted.confidence == "low" else "")
-        return counted.expected, max(counted.expected, counted.upper), method
+        """Work out what a request needs of each candidate; see `needs_of`."""
+        return needs_of(plan, request, self._estimator, self._catalog)
 
 
-def digest(plan: Plan, needs: Any, prompt: Any, messages: Any, tools: Any) -> str:
-    """Bind a key or an approval to subject, tool, arguments and amount."""
+def digest(plan: Plan, needs: Sequence[Need | None], prompt: Any, messages: Any, tools: Any) -> str:
+    """Bind a key or an approval to subject, tool, arguments and amount.
+
+    Raises:
+        InvalidRequest: The messages or tools hold something that is no data.
+    """
     first = needs[0]
-    said = json.dumps(
-        [plan.subject, plan.candidates[0].tool, prompt, messages, tools, first.cap, first.requests]
-        + ([first.input_tokens] if prompt is None and messages is None else []),
-        sort_keys=True,
-        default=repr,
-    )
-    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+    assert first is not None  # noqa: S101 -- the requested tool always has a need
+    said = [plan.subject, plan.candidates[0].tool, prompt, messages, tools, first.cap]
+    said.append(first.requests)
+    if first.output_max == 0 or (prompt is None and messages is None):
+        said.append(first.input_tokens)
+    try:
+        text = json.dumps(said, sort_keys=True, default=repr)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest("messages", f"can't be read as data: {error}") from error
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _unit_need(candidate: Candidate, units: int) -> Need | None:
-    if candidate.unit_rate is None:
-        if candidate.index == 0:
-            raise NotFound(
-                f"tool: {candidate.tool!r} has no price per unit; register it with "
-                f"governor.tools.put(Tool(id={candidate.tool!r}, cost_per_unit=…))"
-            )
-        return None
-    return Need(candidate.unit_rate * units, 0, 0, 0, 0, 0, units, 0)
-
-
-def need_for(candidate: Candidate, need: Need) -> Need | None:
-    """Price the same request on a fallback."""
-    if need.output_max == 0 and need.input_tokens == 0:
-        return _unit_need(candidate, need.requests)
-    rates = candidate.rates
-    if rates is None:
-        return None
-    fee = rates.request_fee * PER_MILLION
-    return need._replace(
-        fixed=rates.input_cost(need.input_tokens) + fee,
-        per_output=rates.output_rate(need.input_tokens) if candidate.max_output else 0,
-        output_max=candidate.max_output,
-        expected_fixed=rates.input_cost(need.expected_input_tokens) + fee,
-    )
-
-
-def repriced(tool: PricedTool, need: Need) -> Need:
-    rates = tool.rates
-    return need._replace(
-        fixed=rates.input_cost(need.input_tokens) + rates.request_fee * PER_MILLION,
-        per_output=rates.output_rate(need.input_tokens),
-        output_max=min(tool.max_output, DEFAULT_OUTPUT_TOKENS),
-    )
+def _no_rules(tenant: str) -> RuleSet:
+    """Return no rules at all, at a version that no store has."""
+    nothing = RuleIndex((), (), str)
+    return RuleSet(tenant_id=tenant, tenant=None, version=(-1, -1), every=nothing, own=nothing)
 
 
 def as_tool(candidate: Candidate) -> PricedTool:
+    """Return a candidate's prices."""
     return PricedTool(
         candidate.tool,
         candidate.model,
@@ -378,6 +329,7 @@ def as_tool(candidate: Candidate) -> PricedTool:
 
 
 def unchecked(candidate: Candidate) -> Candidate:
+    """Return a candidate without its checks."""
     return Candidate(
         index=0,
         tool=candidate.tool,

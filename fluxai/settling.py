@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from fluxai.arguments import check_text, count
-from fluxai.catalog import ToolCatalog
 from fluxai.core.decisions import Posting, Reservation, UsageEvent
 from fluxai.core.errors import InvalidRequest, UnknownModel
 from fluxai.core.ledger import COST, REQUESTS, Subject
@@ -18,6 +17,7 @@ from fluxai.core.money import PER_MILLION, to_nano
 from fluxai.core.usage import Usage
 from fluxai.core.windows import from_us
 from fluxai.costs.quick import quick_usage
+from fluxai.policy.catalog import ToolCatalog
 
 if TYPE_CHECKING:
     from fluxai.costs.estimator import Cost, CostEstimator
@@ -171,7 +171,7 @@ class Pricer:
 
     def recorded(
         self,
-        event_id: str,
+        event_id: int | str,
         subject: Subject,
         catalog: ToolCatalog,
         *,

@@ -28,6 +28,7 @@ _REASONS = {
     "no_usage": "states no usage",
     "error_status": "failed: an error is not charged",
     "unknown_model": "no price is known for the model",
+    "no_model": "names no model",
     "token_count": "only counted tokens: free",
     "not_json": "not JSON",
     "not_a_response": "JSON, but no object",
@@ -73,7 +74,7 @@ def backfill(
     subject = Subject(tenant, user, ())
     started = time.monotonic()
     damage: Damaged | None = None
-    with session.governor(create=True) as governor, _opened(file) as (stream, size):
+    with session.governor(missing="memory" if dry_run else "create") as governor, _opened(file) as (stream, size):
         # Says early that a tenant is unknown, should the store be of registered ones.
         governor.planner.rule_set(tenant)
         with progress(f"Reading {file.name}", size) as advance:

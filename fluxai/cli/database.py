@@ -20,7 +20,7 @@ def db() -> None:
 @command(db, "migrate")
 def migrate(session: Session) -> Answer:
     """Create the store, or bring its tables up to date. Doing it twice changes nothing."""
-    with session.governor(create=True):
+    with session.governor(missing="create"):
         pass
     said = f"The ledger at {session.shown_db} is up to date."
     return Answer({"db": session.shown_db, "up_to_date": True}, [Section("", [Text(said, "good")])])

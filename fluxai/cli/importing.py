@@ -181,21 +181,21 @@ def _cost(estimator: CostEstimator, call: PastCall) -> tuple[Cost, Any]:
         try:
             cost = estimator.cost(body, provider=call.provider, model=call.model, at=call.at)
         except UnknownModel as error:
-            raise Unreadable("unknown_model", _unpriced(call, error)) from error
+            if call.model is None:
+                raise Unreadable("no_model", _named(call)) from error
+            raise Unreadable("unknown_model", _named(call)) from error
         if ERROR in cost.flags:
             raise Unreadable("error_status", "the provider answered with an error")
         if TOKEN_COUNT in cost.flags:
             raise Unreadable("token_count", "nothing was used")
         if NO_USAGE not in cost.flags:
             return cost, body
-    named = call.model or ""
-    raise Unreadable("no_usage", f"{call.provider}/{named}" if call.provider else named)
+    raise Unreadable("no_usage", _named(call))
 
 
-def _unpriced(call: PastCall, error: UnknownModel) -> str:
-    if call.model is None:
-        return str(error)
-    return f"{call.provider}/{call.model}" if call.provider else call.model
+def _named(call: PastCall) -> str:
+    """Name what was called, as far as the line says it."""
+    return "/".join(name for name in (call.provider, call.model) if name)
 
 
 def _event(
@@ -209,9 +209,10 @@ def _event(
     at_us = to_us(call.at, "at") if call.at is not None else read(body, call.provider).at_us
     if at_us is not None and at_us > now_us + _FUTURE_ALLOWED_US:
         raise Unreadable("future", f"{from_us(at_us):%Y-%m-%d}")
-    model = cost.model or call.model
+    # Where a provider states the cost, the money is known even if the model is not.
+    model = cost.model or call.model or (call.provider if cost.nanousd else None)
     if model is None:
-        raise Unreadable("unknown_model", "the response names no model")
+        raise Unreadable("no_model", _named(call))
     return UsageEvent(
         event_key(call.id),
         Posting(

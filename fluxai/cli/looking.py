@@ -90,7 +90,7 @@ def budget_table(accounts: Iterable[Budget], now: datetime) -> Table:
         )
     return Table(
         (
-            Column("Limit", fold=True),
+            Column("Budget", fold=True),
             Column("Else", fold=True),
             Column("Used"),
             Column("Settled", True),
@@ -207,16 +207,16 @@ def _fullest(accounts: list[tuple[str, Budget]], names: dict[str, str], now: dat
                 f"{names.get(tenant, tenant)}: {budget.limit_type}{whose}",
                 meter,
                 Text(f"{meter.share:.0%}", meter.tone),
-                f"{amount(budget.remaining, budget.measure)} left",
+                amount(budget.remaining, budget.measure),
                 until(budget.resets_at, now),
             )
         )
     return Table(
         (
-            Column("Limit", fold=True),
+            Column("Budget", fold=True),
             Column("Used"),
             Column("", True),
-            Column("", True),
+            Column("Left", True),
             Column("Resets", True, fold=True),
         ),
         rows,
@@ -277,8 +277,3 @@ def latest_events(governor: Governor, number: int) -> list[UsageEvent]:
         else:
             high = middle
     return governor.events(after=max(0, high - number), limit=number)[::-1]
-
-
-def budget_rows(accounts: Iterable[Budget]) -> list[dict[str, Any]]:
-    """Return accounts, JSON-ready."""
-    return [budget.to_dict() for budget in accounts]

@@ -95,7 +95,7 @@ def apply(session: Session, *, file: Path, dry_run: bool) -> Answer:
     from fluxai.cli.policy_file import compare, put_all, read_entries, rehearse
 
     entries = read_entries(file)
-    with session.governor(create=not dry_run) as governor:
+    with session.governor(missing="memory" if dry_run else "create") as governor:
         differences = compare(governor, entries)
         rehearse(governor, entries)
         if not dry_run:

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import click
 
 from fluxai.cli.screen import PlainScreen, Screen, Section
-from fluxai.core.errors import ConfigurationError, FluxAIError, InvalidRequest, Refused
+from fluxai.core.errors import ConfigurationError, FluxAIError, Refused
 
 if TYPE_CHECKING:
     from fluxai.governor import Governor
@@ -58,25 +58,31 @@ class Session:
     debug: bool
 
     @contextmanager
-    def governor(self, *, create: bool = False, **options: Any) -> Iterator[Governor]:
+    def governor(
+        self, *, missing: Literal["refuse", "create", "memory"] = "refuse", **options: Any
+    ) -> Iterator[Governor]:
         """Open the store for as long as the block lasts.
 
         Args:
-            create: Make a SQLite file that does not exist. Looking at nothing makes no file.
+            missing: What to do about a SQLite file that does not exist: looking at nothing should
+                not make one.
             **options: For `Governor`.
 
         Raises:
             ConfigurationError: There is no such file.
         """
-        path = _sqlite_path(self.db)
-        if path is not None and not create and not path.exists():
-            raise ConfigurationError(
-                f"there is no ledger at {path}; name one with --db or {DB_VARIABLE}, or make one "
-                f"with `fluxai db migrate`"
-            )
+        url = self.db
+        path = _sqlite_path(url)
+        if path is not None and missing != "create" and not path.exists():
+            if missing == "refuse":
+                raise ConfigurationError(
+                    f"there is no ledger at {path}; name one with --db or {DB_VARIABLE}, or make "
+                    f"one with `fluxai db migrate`"
+                )
+            url = "memory://"
         from fluxai.governor import Governor
 
-        with Governor(self.db, **options) as governor:
+        with Governor(url, **options) as governor:
             yield governor
 
     def screen(self) -> Screen:
@@ -180,7 +186,10 @@ def _failed(session: Session, error: Exception) -> int:
 
 
 def _said(error: Exception) -> str:
-    if isinstance(error, InvalidRequest | FluxAIError):
+    if isinstance(error, ConfigurationError):
+        # May hold a line for each of several faults.
+        return "\n".join(" ".join(line.split()) for line in str(error).splitlines())
+    if isinstance(error, FluxAIError):
         text = str(error)
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror

@@ -6,8 +6,8 @@ looks at the policies that apply, not at all there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import ROUND_CEILING
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from decimal import ROUND_CEILING, Decimal
 from typing import Any, NamedTuple, Protocol
 
 from fluxai.core.ledger import (
@@ -21,7 +21,7 @@ from fluxai.core.ledger import (
 )
 from fluxai.core.money import to_nano
 from fluxai.core.windows import MAX_US, MIN_US, Calendar, Window, to_us, window_at
-from fluxai.policy.records import Grant, Policy, Tenant, User
+from fluxai.policy.records import Grant, Policy, PolicyDecision, Tenant, User
 
 _SCOPE_ORDER = {"tool": 0, "label": 1, "user": 2, "tenant": 3}
 _DECISION_ORDER = {"deny": 0, "require_approval": 1, "downgrade": 2, "allow": 3}
@@ -74,7 +74,7 @@ class Rule(NamedTuple):
     limit: int
     kind: str
     rank: tuple[int, int, int, str]
-    #: Calendar windows are computed once per tenant; others have bounds of their own.
+    #: (amount, until when) of what was granted for a time.
     grants: tuple[tuple[int, int], ...]
 
     def limit_at(self, at_us: int) -> tuple[int, int]:
@@ -90,7 +90,7 @@ class Rule(NamedTuple):
 class RuleIndex:
     """Policies of one scope of validity (`"*"`, or one tenant), found by whom they concern."""
 
-    __slots__ = ("label", "rules", "tenant", "tool", "user")
+    __slots__ = ("label", "named", "rules", "tenant", "tool", "user")
 
     def __init__(
         self,
@@ -127,9 +127,17 @@ class RuleIndex:
                 self.tool.setdefault(tool, []).append(rule)
             else:
                 self.label.setdefault(policy.scope_id, []).append(rule)
+        #: The accounts that policies name; a tenant's own is named by the empty text.
+        self.named = {account_of(rule, "") for rule in self.tenant}
+        for by_value in (self.user, self.tool):
+            for value, rules in by_value.items():
+                if value is not None:
+                    self.named.update(account_of(rule, value) for rule in rules)
 
-    def applying(self, subject: Subject, tool: str) -> Iterable[tuple[Rule, str, str]]:
-        """List (rule, scope, value) of what applies."""
+    def applying(
+        self, subject: Subject, tool: str, apart: Collection[str] = ()
+    ) -> Iterable[tuple[Rule, str, str]]:
+        """List (rule, scope, value) of what applies; labels `apart` (`key=value`) are left out."""
         for rule in self.tenant:
             yield rule, "tenant", subject.tenant
         if self.user and subject.user is not None:
@@ -143,9 +151,31 @@ class RuleIndex:
         if self.label:
             for key, value in subject.labels:
                 pair = f"{key}={value}"
+                if pair in apart:
+                    continue
                 for name in (pair, key, None):
                     for rule in self.label.get(name, ()):
                         yield rule, "label", pair
+
+
+class Account(NamedTuple):
+    """Whose account a rule limits, over which window, and to what effect."""
+
+    scope: str
+    value: str
+    measure: int
+    kind: str
+    effect: str
+
+
+def account_of(rule: Rule, value: str) -> Account:
+    """Name the account that a rule limits; what only watches never stands for what acts."""
+    policy = rule.policy
+    if policy.mode == "shadow":
+        effect = "shadow"
+    else:
+        effect = "warn" if policy.decision == "allow" else "act"
+    return Account(policy.scope, value, rule.measure, rule.kind, effect)
 
 
 def rule_of(policy: Policy, grants: tuple[tuple[int, int], ...] = ()) -> Rule:
@@ -177,7 +207,7 @@ class Extra(NamedTuple):
 class RuleSet:
     """All that decides about one tenant at one version."""
 
-    __slots__ = ("_windows", "calendar", "every", "own", "tenant", "version")
+    __slots__ = ("_windows", "calendar", "every", "own", "registered", "tenant", "version")
 
     def __init__(
         self,
@@ -188,7 +218,9 @@ class RuleSet:
         every: RuleIndex,
         own: RuleIndex,
     ) -> None:
-        self.tenant = tenant if tenant is not None else Tenant(id=tenant_id)
+        #: Whether the tenant has a record.
+        self.registered = tenant is not None
+        self.tenant = tenant if tenant is not None else Tenant.model_construct(id=tenant_id)
         self.version = version
         self.every = every
         self.own = own
@@ -205,52 +237,64 @@ class RuleSet:
         return window
 
     def applying(
-        self, subject: Subject, tool: PricedTool, user: User | None
+        self,
+        subject: Subject,
+        tool: PricedTool,
+        user: User | None,
+        apart: Collection[str] = (),
     ) -> list[tuple[Rule, str, str]]:
         """List every (rule, scope, value) that applies, those derived from records included."""
-        found = [*self.own.applying(subject, tool.id), *self.every.applying(subject, tool.id)]
-        replaced = {
-            (scope, value, rule.measure, rule.kind)
-            for rule, scope, value in found
-            if rule.policy.decision != "allow" or rule.policy.mode == "enforce"
-        }
-        for rule, scope, value in self._derived(subject, tool, user):
-            kept = rule.policy.decision == "allow"
-            if kept or (scope, value, rule.measure, rule.kind) not in replaced:
-                found.append((rule, scope, value))
+        found = [
+            *self.own.applying(subject, tool.id, apart),
+            *self.every.applying(subject, tool.id, apart),
+        ]
+        for rule in self.derived([] if user is None else [user]):
+            policy = rule.policy
+            found.append((rule, policy.scope, policy.scope_id or subject.tenant))
+        if self.tenant.plan == "free" and tool.premium:
+            rule = rule_of(
+                Policy(
+                    tenant_id=self.tenant.id,
+                    scope="tool",
+                    scope_id=tool.id,
+                    limit_type="per_request",
+                    limit_value=Decimal(0),
+                    decision="downgrade",
+                    id=f"plan_free:{tool.id}",
+                )
+            )
+            account = account_of(rule, tool.id)
+            if account not in self.own.named and account not in self.every.named:
+                found.append((rule, "tool", tool.id))
         return found
 
-    def _derived(
-        self, subject: Subject, tool: PricedTool, user: User | None
-    ) -> Iterable[tuple[Rule, str, str]]:
-        for policy in self.derived_policies([] if user is None else [user]):
-            yield rule_of(policy), policy.scope, policy.scope_id or subject.tenant
-        if self.tenant.plan == "free" and tool.premium:
-            policy = Policy(
-                tenant_id=self.tenant.id,
-                scope="tool",
-                scope_id=tool.id,
-                limit_type="per_request",
-                limit_value=0,  # type: ignore[arg-type]
-                decision="downgrade",
-                id=f"plan_free:{tool.id}",
-            )
-            yield rule_of(policy), "tool", tool.id
+    def derived(self, users: Iterable[User]) -> Iterable[Rule]:
+        """List the rules that the limits on records stand for.
+
+        A policy of the tenant's own that names the same account, with the same measure and window,
+        replaces one: a policy that acts replaces a limit, a warning replaces a warning. A rule for
+        every tenant, or for each user alike, does not lift the limit of a single one.
+        """
+        for policy in self.derived_policies(users):
+            rule = rule_of(policy)
+            if account_of(rule, policy.scope_id or "") not in self.own.named:
+                yield rule
 
     def derived_policies(self, users: Iterable[User]) -> Iterable[Policy]:
         """List the policies that the limits on records stand for."""
         tenant = self.tenant
         period = tenant.limit_period
-        for name, limit, decision in (
+        limits: tuple[tuple[str, Decimal | None, PolicyDecision], ...] = (
             ("hard_limit", tenant.hard_limit, "deny"),
             ("soft_limit", tenant.soft_limit, "allow"),
-        ):
+        )
+        for name, limit, decision in limits:
             if limit is not None:
                 yield Policy(
                     tenant_id=tenant.id,
                     limit_type=period,
                     limit_value=limit,
-                    decision=decision,  # type: ignore[arg-type]
+                    decision=decision,
                     id=f"{name}:{tenant.id}",
                 )
         for user in users:
@@ -290,7 +334,12 @@ def compile_plan(
         extras: Limits of the surrounding `budget()` blocks.
         default_output: Most output tokens granted to a call without a cap of its own.
     """
-    applying = sorted(rules.applying(subject, requested, user), key=lambda found: found[0].rank)
+    apart = {extra.value for extra in extras}
+
+    def applying_to(tool: PricedTool) -> list[tuple[Rule, str, str]]:
+        return sorted(rules.applying(subject, tool, user, apart), key=lambda found: found[0].rank)
+
+    applying = applying_to(requested)
     tools = [requested]
     leads: dict[str, int] = {}
     for rule, _, _ in applying:
@@ -313,9 +362,7 @@ def compile_plan(
     start_us = at_us // _UTC_DAY_US * _UTC_DAY_US
     candidates = []
     for index, tool in enumerate(tools):
-        found = applying
-        if index:
-            found = sorted(rules.applying(subject, tool, user), key=lambda found: found[0].rank)
+        found = applying_to(tool) if index else applying
         candidate, window = _candidate(
             index, tool, requested, found, leads, rules, subject, at_us, extras, default_output
         )

@@ -54,28 +54,28 @@ def needs_of(
     method = "exact"
     needs: list[Need | None] = []
     for candidate in plan.candidates:
-        if candidate.rates is None:
+        expected = upper = 0
+        if candidate.rates is not None:
+            expected, upper, found = _input(candidate, request, estimator)
             if candidate.index == 0:
-                raise UnknownModel(
-                    f"{candidate.tool!r} is priced by the unit; pass units= instead of tokens"
-                )
-            needs.append(None)
-            continue
-        expected, upper, found = _input(candidate, request, estimator)
-        if candidate.index == 0:
-            method = found
+                method = found
         needs.append(_token_need(candidate, expected, upper, cap))
     return tuple(needs), method
 
 
-def fallback_need(candidate: Candidate, need: Need, units: int | None, catalog: ToolCatalog) -> Any:
-    """Price the request that `need` is of on another candidate; None where it does not fit.
+def need_again(
+    candidate: Candidate, need: Need, units: int | None, catalog: ToolCatalog
+) -> Need | None:
+    """Price a request once more, on a candidate of a newer plan; None where it does not fit.
 
     Args:
         candidate: What it would run on.
-        need: What the same request needs of the tool that was asked for.
+        need: What the same request needed of the tool that was asked for.
         units: How many units were asked for; None where it is paid for by the token.
         catalog: Knows what the units are.
+
+    Raises:
+        UnknownModel, NotFound: The tool that was asked for has no such price any more.
     """
     if units is not None:
         return _unit_need(candidate, units, catalog)
@@ -110,6 +110,10 @@ def whole(field: str, value: object, least: int) -> int:
 def _token_need(candidate: Candidate, expected: int, upper: int, cap: int | None) -> Need | None:
     rates = candidate.rates
     if rates is None:
+        if candidate.index == 0:
+            raise UnknownModel(
+                f"{candidate.tool!r:.120} is priced by the unit; pass units= instead of tokens"
+            )
         return None
     window = rates.context_window
     if candidate.index and window is not None and upper + (cap or 0) > window:

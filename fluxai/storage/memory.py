@@ -62,10 +62,9 @@ class _Ledger:
         "days",
         "events_by_key",
         "keys",
-        "next_expiry_us",
-        "open",
         "pending",
         "reopened",
+        "resting",
         "seen",
         "version",
     )
@@ -77,14 +76,14 @@ class _Ledger:
         self.by_value: dict[tuple[str, str], list[Counter]] = {}
         #: Until when a (scope, value) may have been counted: later windows open at zero.
         self.seen: dict[tuple[str, str], int] = {}
-        self.open: dict[int, Reservation] = {}
         self.keys: dict[str, Reservation] = {}
         self.events_by_key: dict[int | str, UsageEvent] = {}
         #: Whether a counter was opened from events: then not every event's hold names it.
         self.reopened = False
+        #: Counters that no policy feeds now, kept for what was folded into them.
+        self.resting: dict[CounterKey, Counter] = {}
         self.days: dict[int, dict[tuple[str | None, str, str | None], _Row]] = {}
         self.pending = 0
-        self.next_expiry_us = NEVER
         self.bounds: list[Bound] = []
 
     def row(self, day: int, user: str | None, tool: str, model: str | None) -> _Row:
@@ -150,6 +149,9 @@ class MemoryStorage(Book):
         self._ordered = True
         self._latest_us = -NEVER
         self._resolved: dict[int, Reservation] = {}
+        self._open: dict[int, Reservation] = {}
+        #: No open reservation is overdue before this instant.
+        self._next_expiry_us = NEVER
         self._unspent: deque[Reservation] = deque()
         self._memory_events = memory_events
         self._horizon_us = -(1 << 62)
@@ -196,6 +198,8 @@ class MemoryStorage(Book):
         with self._lock:
             if not bound.live:
                 return self._reserve_and_bind(ask)
+            if reservation.uid in self._open or reservation.uid in self._resolved:
+                return Book.reserve(self, ask)  # a repeat, after an answer that was lost
             counters = bound.counters
             before = []
             for counter, limit in zip(counters, bound.limits):  # noqa: B905 -- as many of each
@@ -215,10 +219,9 @@ class MemoryStorage(Book):
             reservation.amounts = amounts
             reservation.output_tokens = output_tokens
             reservation.holds = bound
-            ledger = bound.ledger
-            ledger.open[reservation.uid] = reservation
-            if reservation.expires_us < ledger.next_expiry_us:
-                ledger.next_expiry_us = reservation.expires_us
+            self._open[reservation.uid] = reservation
+            if reservation.expires_us < self._next_expiry_us:
+                self._next_expiry_us = reservation.expires_us
             if crossed:
                 self._watch(reservation.candidate, counters, reservation.counted_us)
             return reservation
@@ -246,7 +249,7 @@ class MemoryStorage(Book):
             if (
                 type(bound) is not Bound
                 or reservation.state is not RESERVED
-                or bound.ledger.open.get(uid) is not reservation
+                or self._open.get(uid) is not reservation
                 or bound.rings
                 or event.model != bound.model
                 or reservation.extra is not None
@@ -272,7 +275,7 @@ class MemoryStorage(Book):
             row[3] += 1
             reservation.state = SETTLED
             reservation.event = event
-            del bound.ledger.open[uid]
+            del self._open[uid]
             self._resolved[uid] = reservation
             self._append(event)
             if crossed:
@@ -282,7 +285,7 @@ class MemoryStorage(Book):
     def _append(self, event: UsageEvent) -> None:
         self._seq += 1
         event.seq = self._seq
-        if event.at_us < self._latest_us:
+        if event.at_us < self._latest_us or event.source.counted_us > event.at_us:
             self._ordered = False
         else:
             self._latest_us = event.at_us
@@ -313,6 +316,9 @@ class MemoryStorage(Book):
         bound.row = ledger.row(
             plan.start_us // UTC_DAY_US, plan.subject.user, candidate.tool, candidate.model
         )
+        # Whatever is bound to a counter has all the policies on it, so this is the whole answer.
+        for counter in counters:
+            counter.next_alert = NEVER
         for check in candidate.checks:
             if check.slot >= 0:
                 counter = counters[check.slot]
@@ -360,15 +366,15 @@ class MemoryStorage(Book):
             amounts = (event.cost_nanousd, event.tokens, event.requests, 0)
             own = type(source) is Reservation and source.event is event
             if own and not ledger.reopened and "late" not in event.flags:
-                for counter in source.holds.counters:
-                    counter.carried += amounts[counter.measure]
+                touched: Iterable[Counter] = source.holds.counters
             else:
-                for counter in self._matching(ledger, event):
+                touched = self._matching(ledger, event)
+            for counter in touched:
+                if counter.ring is None:  # a ring's buckets have it until they leave
                     counter.carried += amounts[counter.measure]
             if own:
                 del self._resolved[source.uid]
-                if source.extra is not None and source.extra.key is not None:
-                    ledger.keys.pop(source.extra.key, None)
+                _forget_key(ledger, source)
             else:
                 ledger.events_by_key.pop(event.key, None)
             if source.counted_us > self._horizon_us:
@@ -378,6 +384,7 @@ class MemoryStorage(Book):
         """Drop the oldest of those that ended without an event, unless it was settled since."""
         if reservation.state in (RELEASED, EXPIRED):
             self._resolved.pop(reservation.uid, None)
+            _forget_key(self._ledger(reservation.subject.tenant), reservation)
             self._horizon_us = max(self._horizon_us, reservation.counted_us)
 
     @staticmethod
@@ -408,11 +415,7 @@ class MemoryStorage(Book):
 
     def find(self, tenant: str | None, uid: int) -> Reservation | None:  # type: ignore[override]
         """Return a reservation."""
-        found = self._resolved.get(uid)
-        if found is None:
-            ledgers = self._ledgers.values() if tenant is None else [self._ledgers.get(tenant)]
-            held = (ledger.open.get(uid) for ledger in ledgers if ledger is not None)
-            found = next((reservation for reservation in held if reservation is not None), None)
+        found = self._open.get(uid) or self._resolved.get(uid)
         return found if found is None or tenant in (None, found.subject.tenant) else None
 
     def find_key(self, tenant: str, key: str) -> Reservation | None:
@@ -437,7 +440,9 @@ class MemoryStorage(Book):
         ledger = self._ledgers.get(key.tenant)
         return None if ledger is None else ledger.counters.get(key)
 
-    def open_sums(self, key: CounterKey, end_us: int, at_us: int) -> Iterable[tuple[int, int]]:
+    def open_sums(
+        self, key: CounterKey, end_us: int, at_us: int
+    ) -> list[tuple[int, int]]:
         """List what the matching events add to a new counter."""
         ledger = self._ledger(key.tenant)
         start_us = reaches_back_us(key, at_us)
@@ -450,9 +455,42 @@ class MemoryStorage(Book):
                 amount = (event.cost_nanousd, event.tokens, event.requests, 0)[measure]
                 found.append((event.source.counted_us, amount))
         ledger.reopened = ledger.reopened or bool(found)
-        if start_us <= self._horizon_us and key.scope != "label":
-            found.extend(self._folded(ledger, key, measure, start_us, found))
         return found
+
+    def open_counter(self, key: CounterKey, end_us: int, at_us: int) -> Counter:
+        """Open a counter, with what was folded away as carried."""
+        counter = self._summed(key, end_us, at_us)
+        for reservation in self.open_holds(key, end_us):
+            counter.hold(reservation.amounts[counter.measure])
+            self.set_held(reservation, (*self.held(reservation), counter))
+        self.add_counter(counter)
+        return counter
+
+    def _summed(self, key: CounterKey, end_us: int, at_us: int) -> Counter:
+        kept = self.open_sums(key, end_us, at_us)
+        counter = opened(key, end_us, kept, at_us)
+        self._carry(self._ledger(key.tenant), counter, reaches_back_us(key, at_us), kept)
+        return counter
+
+    def _carry(
+        self, ledger: _Ledger, counter: Counter, start_us: int, kept: Sequence[tuple[int, int]]
+    ) -> None:
+        """Add to a new counter what only sums still know of."""
+        key = counter.key
+        rested = ledger.resting.get(key)
+        if rested is not None:
+            folded = [(0, rested.carried)]
+        elif start_us <= self._horizon_us and key.scope != "label":
+            folded = self._folded(ledger, key, counter.measure, start_us, kept)
+        else:
+            return
+        if counter.ring is not None:
+            for counted_us, amount in folded:
+                counter.post(amount, counted_us)
+            return
+        counter.carried = sum(amount for _, amount in folded)
+        counter.settled += counter.carried
+        counter.committed += counter.carried
 
     def _folded(
         self,
@@ -479,7 +517,12 @@ class MemoryStorage(Book):
             day = counted_us // UTC_DAY_US
             if day in sums:
                 sums[day] -= amount
-        return [(max(start_us, day * UTC_DAY_US), amount) for day, amount in sums.items() if amount]
+        # As late as they can have been: in a rolling window the safe side is to keep them longer.
+        return [
+            (min((day + 1) * UTC_DAY_US - 1, self._horizon_us), amount)
+            for day, amount in sums.items()
+            if amount
+        ]
 
     def _since(self, tenant: str, start_us: int) -> Iterable[UsageEvent]:
         """Walk a tenant's events that may count from `start_us` on, newest first."""
@@ -491,20 +534,24 @@ class MemoryStorage(Book):
 
     def open_holds(self, key: CounterKey, end_us: int) -> Iterable[Reservation]:
         """List open reservations that a new counter has to hold as well."""
-        ledger = self._ledger(key.tenant)
-        if not ledger.open:
+        seen_us = self._ledger(key.tenant).seen.get((key.scope, key.value), -NEVER)
+        rolls = ring_of(key) is not None
+        if seen_us <= (-NEVER if rolls else key.start_us):
             return []
-        ring = ring_of(key)
         return [
             reservation
-            for reservation in ledger.open.values()
-            if _counts(key, reservation, reservation.final_tool)
-            and (ring is not None or key.start_us <= reservation.counted_us < end_us)
+            for reservation in self._open.values()
+            if reservation.subject.tenant == key.tenant
+            and _counts(key, reservation, reservation.final_tool)
+            and (rolls or key.start_us <= reservation.counted_us < end_us)
         ]
 
     def add_counter(self, counter: Counter) -> None:
         """Keep a new counter."""
         ledger = self._ledger(counter.key.tenant)
+        rested = ledger.resting.pop(counter.key, None)
+        if rested is not None:
+            ledger.by_value[counter.key.scope, counter.key.value].remove(rested)
         ledger.counters[counter.key] = counter
         ledger.by_value.setdefault((counter.key.scope, counter.key.value), []).append(counter)
 
@@ -514,7 +561,8 @@ class MemoryStorage(Book):
         if mark in self._fired:
             return False
         self._fired.add(mark)
-        counter.next_alert = NEVER
+        # Every settle looks again, until the next reserve binds the share that comes next.
+        counter.next_alert = -NEVER
         _kill_bounds(self._ledger(counter.key.tenant))
         return True
 
@@ -542,8 +590,8 @@ class MemoryStorage(Book):
         if reservation.extra is not None and reservation.extra.key is not None:
             ledger.keys[reservation.extra.key] = reservation
         if reservation.state in (PENDING, RESERVED):
-            ledger.open[reservation.uid] = reservation
-            ledger.next_expiry_us = min(ledger.next_expiry_us, reservation.expires_us)
+            self._open[reservation.uid] = reservation
+            self._next_expiry_us = min(self._next_expiry_us, reservation.expires_us)
             ledger.pending += reservation.state == PENDING
         else:
             self._resolved[reservation.uid] = reservation
@@ -554,8 +602,8 @@ class MemoryStorage(Book):
         ledger.pending -= before == PENDING and reservation.state != PENDING
         if reservation.state in (PENDING, RESERVED):
             self._saw(reservation, reservation.final_tool)
-            ledger.next_expiry_us = min(ledger.next_expiry_us, reservation.expires_us)
-        elif ledger.open.pop(reservation.uid, None) is not None:
+            self._next_expiry_us = min(self._next_expiry_us, reservation.expires_us)
+        elif self._open.pop(reservation.uid, None) is not None:
             self._resolved[reservation.uid] = reservation
         if reservation.state in (RELEASED, EXPIRED):
             self._unspent.append(reservation)
@@ -585,18 +633,14 @@ class MemoryStorage(Book):
 
     def overdue(self, tenant: str | None, at_us: int, limit: int) -> list[Reservation]:
         """List overdue reservations, oldest first."""
-        ledgers = list(self._ledgers.values()) if tenant is None else [self._ledger(tenant)]
-        found: list[Reservation] = []
-        for ledger in ledgers:
-            if at_us < ledger.next_expiry_us:
-                continue
-            late = [r for r in ledger.open.values() if r.expires_us <= at_us]
-            ledger.next_expiry_us = min(
-                (r.expires_us for r in ledger.open.values()), default=NEVER
-            )
-            found.extend(late)
-        found.sort(key=lambda reservation: reservation.expires_us)
-        return found[:limit]
+        if at_us < self._next_expiry_us:
+            return []
+        late = [r for r in self._open.values() if r.expires_us <= at_us]
+        self._next_expiry_us = min((r.expires_us for r in self._open.values()), default=NEVER)
+        # The tenant that asked first; what is overdue elsewhere goes along rather than being
+        # walked over again by the next one.
+        late.sort(key=lambda r: (tenant not in (None, r.subject.tenant), r.expires_us))
+        return late[:limit]
 
     def pending_count(self, tenant: str) -> int:
         """Count pending reservations."""
@@ -638,8 +682,10 @@ class MemoryStorage(Book):
                 for ledger in stale:
                     _kill_bounds(ledger)
                     for key, counter in list(ledger.counters.items()):
-                        if drop is not None and not counter.carried and drop(key):
+                        if drop is not None and drop(key):
                             _drop(ledger, key)
+                            if counter.carried:
+                                _rest(ledger, counter)
 
     def rules(self, tenant: str) -> Rules:
         """Read what decides about a tenant."""
@@ -683,7 +729,7 @@ class MemoryStorage(Book):
                 reservation
                 for reservation in (
                     *self._resolved.values(),
-                    *(r for ledger in self._ledgers.values() for r in ledger.open.values()),
+                    *self._open.values(),
                 )
                 if state in (None, reservation.state)
                 and tenant in (None, reservation.subject.tenant)
@@ -721,7 +767,7 @@ class MemoryStorage(Book):
             for key, end_us in keys:
                 counter = self.counter(key)
                 if counter is None:
-                    counter = opened(key, end_us, self.open_sums(key, end_us, at_us), at_us)
+                    counter = self._summed(key, end_us, at_us)
                     for reservation in self.open_holds(key, end_us):
                         counter.hold(reservation.amounts[counter.measure])
                 counter.turn(at_us)
@@ -798,41 +844,47 @@ class MemoryStorage(Book):
         """Compare every counter and daily sum with the events and open reservations."""
         with self._lock:
             differences: list[Difference] = []
-            counters = reservations = 0
+            counters = 0
             settled: dict[CounterKey, int] = {}
+            reserved: dict[CounterKey, int] = {}
             for event in self._events:
                 amounts = (event.cost_nanousd, event.tokens, event.requests, 0)
                 for counter in self._matching(self._ledgers[event.tenant], event):
                     key = counter.key
                     settled[key] = settled.get(key, 0) + amounts[counter.measure]
+            for reservation in self._open.values():
+                for counter in self._held_in(reservation):
+                    key = counter.key
+                    amount = reservation.amounts[counter.measure]
+                    reserved[key] = reserved.get(key, 0) + amount
             for ledger in self._ledgers.values():
                 counters += len(ledger.counters)
-                reservations += len(ledger.open)
-                differences.extend(self._verify_counters(ledger, settled))
+                differences.extend(self._verify_counters(ledger, settled, reserved))
             return LedgerReport(
                 not differences,
                 counters,
                 len(self._events),
-                reservations,
+                len(self._open),
                 tuple(differences[:1000]),
             )
 
+    def _held_in(self, reservation: Reservation) -> Iterable[Counter]:
+        """Find the counters that have to hold an open reservation, from what it is alone."""
+        ledger = self._ledgers[reservation.subject.tenant]
+        tool = ("tool", reservation.final_tool)
+        for value in (*subject_values(reservation.subject), tool):
+            for counter in ledger.by_value.get(value, ()):
+                if counter.ring is not None or (
+                    counter.key.start_us <= reservation.counted_us < counter.end_us
+                ):
+                    yield counter
+
     def _verify_counters(
-        self, ledger: _Ledger, settled: dict[CounterKey, int]
+        self,
+        ledger: _Ledger,
+        settled: dict[CounterKey, int],
+        reserved: dict[CounterKey, int],
     ) -> Iterable[Difference]:
-        reserved: dict[CounterKey, int] = {}
-        for reservation in ledger.open.values():
-            for value in (
-                *subject_values(reservation.subject),
-                ("tool", reservation.final_tool),
-            ):
-                for counter in ledger.by_value.get(value, ()):
-                    key = counter.key
-                    if counter.ring is not None or (
-                        key.start_us <= reservation.counted_us < counter.end_us
-                    ):
-                        amount = reservation.amounts[counter.measure]
-                        reserved[key] = reserved.get(key, 0) + amount
         for key, counter in ledger.counters.items():
             name = "/".join(map(str, key))
             if counter.ring is None or self._horizon_us < reaches_back_us(key, counter.ring.head):
@@ -854,6 +906,12 @@ class MemoryStorage(Book):
         """Nothing is queued and nothing is open."""
 
 
+def _forget_key(ledger: _Ledger, reservation: Reservation) -> None:
+    key = reservation.extra.key if reservation.extra is not None else None
+    if key is not None and ledger.keys.get(key) is reservation:
+        del ledger.keys[key]
+
+
 def _kill_bounds(ledger: _Ledger) -> None:
     """Send the next use of every plan by the book, which binds it anew."""
     for bound in ledger.bounds:
@@ -867,6 +925,13 @@ def _drop(ledger: _Ledger, key: CounterKey) -> None:
     values.remove(counter)
     if not values:
         del ledger.by_value[key.scope, key.value]
+
+
+def _rest(ledger: _Ledger, counter: Counter) -> None:
+    """Keep a dropped counter where folding finds it, and nothing else does."""
+    ledger.resting[counter.key] = counter
+    ledger.reopened = True
+    ledger.by_value.setdefault((counter.key.scope, counter.key.value), []).append(counter)
 
 
 def _counts(key: CounterKey, source: Any, tool: str) -> bool:

@@ -278,13 +278,8 @@ class SqliteBook(Book):
     def explain(self, reservation: Reservation | None) -> None:
         """Give a reservation that was read from its row back what it was judged on."""
         row = None if reservation is None else self._rows.get(_place(reservation))
-        if reservation is None or row is None or reservation.verdict is not None:
-            return
-        keys: list[CounterKey | None] = []
-        if row.state in OPEN_STATES:
-            found = self._counters(json.loads(row.counters))
-            keys = [None if counter is None else counter.key for counter in found]
-        explain(reservation, row.judged, keys)
+        if reservation is not None and row is not None and reservation.verdict is None:
+            explain(reservation, row.judged)
 
     # -- rules ------------------------------------------------------------------------------
 

@@ -31,8 +31,6 @@ Row = tuple[Any, ...]
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 _EMPTY = "{}"
-#: Stands for a counter that was dropped while something was held in it.
-_NOWHERE = CounterKey("", "", "", "cost", "", 0)
 
 
 # -- counters -------------------------------------------------------------------------------
@@ -198,20 +196,20 @@ def judged_text(reservation: Reservation, plan: Plan | None) -> str:
     return f"[{','.join(steps)}]"
 
 
-def explain(reservation: Reservation, judged: str, keys: Sequence[CounterKey | None] = ()) -> None:
+def explain(reservation: Reservation, judged: str) -> None:
     """Give a stored reservation back what it was judged on.
 
     Args:
         reservation: As `reservation_of` made it.
         judged: As `judged_text` wrote it.
-        keys: What it is held in, where it is still open, in the order of the slots.
     """
     found = json.loads(judged)
     if isinstance(found, dict):
         reservation._view = found  # noqa: SLF001 -- a part of the value; only its name is private
         return
+    tenant = reservation.subject.tenant
     steps = []
-    for (index, tool, model, requested, max_output, checks), numbers in found:
+    for (index, tool, model, requested, max_output, checks, keys), numbers in found:
         candidate = Candidate(
             index=index,
             tool=tool,
@@ -221,6 +219,7 @@ def explain(reservation: Reservation, judged: str, keys: Sequence[CounterKey | N
             unit_rate=None,
             max_output=max_output,
             checks=tuple(_check_of(check) for check in checks),
+            keys=tuple((CounterKey(tenant, *key), end_us) for *key, end_us in keys),
         )
         output_tokens, amounts, committed, settled = numbers
         crossed = tuple(
@@ -243,10 +242,6 @@ def explain(reservation: Reservation, judged: str, keys: Sequence[CounterKey | N
         )
     reservation.verdict = Verdict(reservation.decision, tuple(steps))
     reservation.candidate = steps[-1].candidate
-    slots = len(steps[-1].committed)
-    reservation.candidate.keys = tuple(
-        (_NOWHERE if key is None else key, 0) for key in [*keys, *[None] * slots][:slots]
-    )
 
 
 def _candidate_text(candidate: Candidate) -> str:
@@ -258,6 +253,7 @@ def _candidate_text(candidate: Candidate) -> str:
             candidate.requested_tool,
             candidate.max_output,
             [_check_row(check) for check in candidate.checks],
+            [(*key[1:], end_us) for key, end_us in candidate.keys],
         )
     )
 

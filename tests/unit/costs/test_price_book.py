@@ -233,7 +233,7 @@ def test_caches_are_bounded() -> None:
     """Ids come from requests, so no number of them may fill the memory."""
     book = PriceBook()
     for n in range(6_000):
-        book.rates(f"ft:gpt-4o-mini:org::{n}", NOW)
+        book.rates(f"ft:gpt-4o-mini-2024-07-18:org::{n}", NOW)
         with pytest.raises(UnknownModel):
             book.rates(f"zz-{n}", NOW)
     assert len(book._known) <= 4_096
