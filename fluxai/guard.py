@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from fluxai.charges import may_have_been_charged
 from fluxai.core.decisions import RESERVED, Decision, Reservation, Settlement
 from fluxai.core.errors import (
     ApprovalRequired,
     BudgetExceeded,
     FluxAIError,
     IdempotencyConflict,
+    InvalidRequest,
     PolicyDenied,
     Refused,
     StorageError,
+    UnknownModel,
 )
 
 if TYPE_CHECKING:
@@ -24,34 +28,29 @@ if TYPE_CHECKING:
 
     from fluxai.core.usage import Usage
     from fluxai.governor import Governor
-    from fluxai.hops import Hops
+    from fluxai.hops import Started
 
 log = logging.getLogger("fluxai")
 
-# Names of errors, of whichever client, after which it is not known whether the call was charged.
-_UNCERTAIN = (
-    "Timeout",
-    "TimeoutError",
-    "TimeoutException",
-    "ConnectionError",
-    "NetworkError",
-    "TransportError",
-    "RemoteProtocolError",
-    "ServerDisconnectedError",
-    "ReadError",
-    "ReadTimeout",
-    "DeadlineExceeded",
-    "IncompleteRead",
-)
-# … and of those that say that nothing was sent.
-_NOT_SENT = (
-    "ConnectError",
-    "ConnectTimeout",
-    "ConnectionRefusedError",
-    "NewConnectionError",
-    "PoolTimeout",
-    "gaierror",
-)
+
+class CallArguments(TypedDict, total=False):
+    """What `reserve` and `guard` take; see `Governor.reserve`."""
+
+    tenant: str | None
+    user: str | None
+    model: str | None
+    tool: str | None
+    prompt: str | None
+    messages: Any
+    tools: Any
+    input_tokens: int | None
+    max_output_tokens: int | None
+    units: int | None
+    labels: Mapping[str, str] | None
+    idempotency_key: str | None
+    ttl: timedelta | str | int | None
+    approval_id: str | None
+    fixed_tool: bool
 
 
 def refusal(decision: Decision) -> Refused:
@@ -64,37 +63,11 @@ def refusal(decision: Decision) -> Refused:
     return PolicyDenied(decision)
 
 
-def may_have_been_charged(error: BaseException) -> bool:
-    """Say whether a call that ended with this error may have been charged all the same.
+class Granted:
+    """What was granted to one governed call."""
 
-    Time-outs, lost connections and cancellation leave that open; an error that the provider
-    answered, or one of the caller's own, does not. Errors are told by their classes' names, those
-    of their causes included, so that no client needs to be imported.
-    """
-    if not isinstance(error, Exception):
-        return True
-    seen: set[int] = set()
-    uncertain = False
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        names = {kind.__name__ for kind in type(cause).__mro__}
-        if names & set(_NOT_SENT):
-            return False
-        uncertain = uncertain or any(name.endswith(_UNCERTAIN) for name in names)
-        cause = cause.__cause__ or cause.__context__
-    return uncertain
-
-
-class Call:
-    """One governed call: its reservation, and how it ends. Ends once."""
-
-    def __init__(self, governor: Governor, reservation: Reservation) -> None:
-        self._governor = governor
+    def __init__(self, reservation: Reservation) -> None:
         self.reservation = reservation
-        self.settlement: Settlement | None = None
-        self._charged = False
-        self._ended = False
 
     @property
     def model(self) -> str | None:
@@ -116,6 +89,22 @@ class Call:
         """`allowed` or `downgraded`."""
         return self.reservation.decision
 
+
+class Call(Granted):
+    """One governed call: its reservation, and how it ends. Ends once."""
+
+    def __init__(
+        self, governor: Governor, reservation: Reservation, before: BaseException | None = None
+    ) -> None:
+        super().__init__(reservation)
+        self.governor = governor
+        #: How it was settled; None before, and where the store could not be reached.
+        self.settlement: Settlement | None = None
+        #: Whether it was settled or released.
+        self.ended = False
+        self._charged = False
+        self._before = before
+
     def charged(self) -> None:
         """Say that the provider has charged: an error later on no longer gives the money back."""
         self._charged = True
@@ -129,60 +118,160 @@ class Call:
     ) -> Settlement | None:
         """Settle at what it cost; see `Governor.settle`.
 
+        A response that is not understood is settled at an estimate of what it holds, logged and
+        counted in `governor.unread_responses`: an error here would lose it.
+
         Returns:
             The settlement; None where the store could not be reached. Then it is spooled, logged
             and counted, and the caller's result is not lost to an error.
-        """
-        settlement = self._keep(
-            lambda: self._governor.settle(self.reservation, response, usage=usage, cost=cost)
-        )
-        self._ended = True
-        return settlement
 
-    def settle_result(self, result: Any) -> Settlement | None:
-        """Settle at what a function returned: its usage, else an estimate of what it holds."""
-        self._ended = True
-        return self._keep(lambda: self._governor.settle_result(self.reservation, result))
+        Raises:
+            InvalidRequest: `usage` or `cost` is wrong. The call then counts as charged.
+            SettlementConflict: It was settled before, at something else.
+        """
+        # Whoever settles has been answered, so whatever goes wrong from here on, it was charged.
+        self._charged = True
+        try:
+            settled = self._keep(
+                lambda: self.governor.settle(self.reservation, response, usage=usage, cost=cost)
+            )
+        except (InvalidRequest, UnknownModel) as error:
+            if response is None or usage is not None or cost is not None:
+                raise
+            self.governor.unread_responses += 1
+            log.warning("settled at an estimate, since the response is not understood: %s", error)
+            return self.settle_result(response)
+        self.ended = True
+        return settled
+
+    def settle_result(self, result: Any, *, aborted: bool = False) -> Settlement | None:
+        """Settle at what a function returned: its usage, else an estimate of what it holds.
+
+        Never raises, whatever the result is.
+        """
+        self.ended = True
+        try:
+            return self._keep(
+                lambda: self.governor.settle_result(self.reservation, result, aborted=aborted)
+            )
+        except Exception:
+            # The body's result matters more to its caller than our reading of it.
+            self.governor.settle_errors += 1
+            log.exception("a result could not be read; settling at the expected cost")
+            return self.settle_expected()
 
     def settle_expected(self) -> Settlement | None:
-        """Settle at the expected cost, flagged `estimated`."""
-        self._ended = True
-        return self._keep(lambda: self._governor.settle_expected(self.reservation))
+        """Settle at the expected cost, flagged `estimated`. Never raises."""
+        self.ended = True
+        return self._quietly(lambda: self.governor.settle_expected(self.reservation))
 
     def release(self) -> None:
-        """Give the money back: the call was not made."""
-        self._ended = True
-        self._keep(lambda: self._governor.release(self.reservation))
+        """Give the money back: the call was not made.
+
+        Raises:
+            SettlementConflict: It is settled.
+        """
+        self.ended = True
+        self._keep(lambda: self.governor.release(self.reservation))
 
     def end(self, error: BaseException | None) -> None:
-        """End what was neither settled nor released, by how the body ended."""
-        if self._ended:
+        """End what was neither settled nor released, by how the body ended. Never raises."""
+        if self.ended:
             return
-        if error is None or self._charged or may_have_been_charged(error):
+        if error is None or self._charged or may_have_been_charged(error, self._before):
             self.settle_expected()
         else:
-            self.release()
+            self.ended = True
+            self._quietly(lambda: self.governor.release(self.reservation))
+        self._before = None
 
-    @property
-    def ended(self) -> bool:
-        """Whether it was settled or released."""
-        return self._ended
+    def _quietly(self, verb: Callable[[], Any]) -> Settlement | None:
+        """Run a verb at the end of a body, whose own result or error must not be replaced."""
+        try:
+            return self._keep(verb)
+        except FluxAIError as error:
+            self.governor.settle_errors += 1
+            log.error("a governed call could not be ended: %s", error)  # noqa: TRY400
+            return None
 
-    def _keep(self, verb: Callable[[], Any]) -> Any:
+    def _keep(self, verb: Callable[[], Any]) -> Settlement | None:
         try:
             settled = verb()
         except StorageError as error:
             # The body's result matters more to its caller than our bookkeeping, which is spooled.
-            self._governor.settle_errors += 1
+            self.governor.settle_errors += 1
             log.error("a governed call could not be settled: %s", error)  # noqa: TRY400
             return None
-        if isinstance(settled, Settlement):
-            self.settlement = settled
+        if not isinstance(settled, Settlement):
+            return None
+        self.settlement = settled
         return settled
 
 
-def begin(governor: Governor, request: dict[str, Any]) -> Call:
-    """Reserve for a call, or raise its refusal."""
+class AsyncCall(Granted):
+    """A governed call in an `async with` block: the same verbs, awaited.
+
+    A verb begins when it is called, and runs to its end; awaiting it gives its outcome.
+    """
+
+    def __init__(self, call: Call) -> None:
+        super().__init__(call.reservation)
+        self._call = call
+        self._started: list[Started[Any]] = []
+
+    @property
+    def settlement(self) -> Settlement | None:
+        """How it was settled; None before, and where the store could not be reached."""
+        return self._call.settlement
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was settled or released."""
+        return self._call.ended
+
+    def charged(self) -> None:
+        """Say that the provider has charged: an error later on no longer gives the money back."""
+        self._call.charged()
+
+    def settle(
+        self,
+        response: Any = None,
+        *,
+        usage: Usage | None = None,
+        cost: Decimal | str | int | None = None,
+    ) -> Started[Settlement | None]:
+        """Settle at what it cost; see `Call.settle`."""
+        self._call.charged()
+        return self._start(lambda: self._call.settle(response, usage=usage, cost=cost))
+
+    def release(self) -> Started[None]:
+        """Give the money back: the call was not made."""
+        return self._start(self._call.release)
+
+    def _start(self, verb: Callable[[], Any]) -> Started[Any]:
+        started = self._call.governor.hops.start(verb)
+        self._started.append(started)
+        return started
+
+    def end(self, error: BaseException | None) -> None:
+        """Wait for what was begun, and end the rest; raise what nobody has awaited."""
+        failed = [(started, started.error()) for started in self._started]
+        self._call.end(error)
+        for started, problem in failed:
+            if error is None and problem is not None and not started.awaited:
+                raise problem
+
+
+def begin(
+    governor: Governor, request: CallArguments, before: BaseException | None = None
+) -> Call:
+    """Reserve for a call, or raise its refusal.
+
+    Args:
+        governor: Holds the budgets.
+        request: What `reserve` takes.
+        before: The error that is being handled around the call, if any.
+    """
     reservation = governor.reserve(**request)
     if not reservation.allowed:
         raise refusal(reservation)
@@ -191,19 +280,36 @@ def begin(governor: Governor, request: dict[str, Any]) -> Call:
             f"the call under this idempotency key has run already (its reservation "
             f"{reservation.id} is {reservation.state}); use a new key for a new call"
         )
-    return Call(governor, reservation)
+    return Call(governor, reservation, before)
+
+
+async def begin_async(governor: Governor, request: CallArguments) -> Call:
+    """Reserve for a call in async code; a caller that is cancelled meanwhile leaves no hold.
+
+    A hold under an idempotency key stays: the key is there for the retry, which finds it.
+    """
+    before = sys.exception()
+    keeps = request.get("idempotency_key") is not None
+    return await governor.hops.hold(
+        lambda: begin(governor, request, before), _leave if keeps else Call.release
+    )
+
+
+def _leave(call: Call) -> None:
+    log.debug("a hold waits for a retry under its key: %s", call.reservation.id)
 
 
 class Guard:
     """`with governor.guard(…) as call:`, and `async with` too."""
 
-    def __init__(self, governor: Governor, request: dict[str, Any]) -> None:
+    def __init__(self, governor: Governor, request: CallArguments) -> None:
         self._governor = governor
         self._request = request
         self._call: Call | None = None
+        self._async_call: AsyncCall | None = None
 
     def __enter__(self) -> Call:
-        self._call = begin(self._governor, self._request)
+        self._call = begin(self._governor, self._request, sys.exception())
         return self._call
 
     def __exit__(
@@ -215,10 +321,9 @@ class Guard:
         if self._call is not None:
             self._call.end(error)
 
-    async def __aenter__(self) -> Call:
-        hops = self._governor.hops
-        self._call = await hops.hold(lambda: begin(self._governor, self._request), Call.release)
-        return self._call
+    async def __aenter__(self) -> AsyncCall:
+        self._async_call = AsyncCall(await begin_async(self._governor, self._request))
+        return self._async_call
 
     async def __aexit__(
         self,
@@ -226,43 +331,11 @@ class Guard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        call = self._call
-        if call is not None and not call.ended:
-            await self._governor.hops.run(lambda: call.end(error))
-
-
-class Stream:
-    """What a governed stream's wrapper keeps: the chunks, for settling, and the hold alive."""
-
-    def __init__(self, call: Call) -> None:
-        self.call = call
-        self._chunks: list[Any] = []
-        self._half_us = (call.reservation.expires_us + call.reservation.counted_us) // 2
-
-    def took(self, chunk: Any) -> bool:
-        """Note a chunk; True when the hold should be extended."""
-        self._chunks.append(chunk)
-        return self.call._governor.clock.now_us() >= self._half_us
-
-    def extend(self) -> None:
-        """Let a long stream's hold live on: streams extend at half their time."""
-        reservation = self.call.reservation
-        ttl_us = reservation.expires_us - reservation.counted_us
-        try:
-            self.call._governor.extend(reservation, ttl=f"{max(1, ttl_us // 1_000_000)}s")
-        except FluxAIError as error:
-            log.warning("a stream's hold could not be extended: %s", error)
-        self._half_us += ttl_us // 2
-
-    def end(self, error: BaseException | None) -> None:
-        """Settle a stream once: exactly where it told its usage, else by what arrived."""
-        call = self.call
-        if call.ended:
+        call, hops = self._async_call, self._governor.hops
+        if call is None:
             return
-        if self._chunks:
-            call.settle_result(self._chunks)
+        if isinstance(error, GeneratorExit):
+            # Whoever closes a coroutine does not wait for it.
+            hops.start(lambda: call.end(error))
         else:
-            call.end(error if not isinstance(error, asyncio.CancelledError) else error)
-
-
-__all__ = ["Call", "Guard", "Hops", "Self", "Stream", "begin", "may_have_been_charged", "refusal"]
+            await hops.run(lambda: call.end(error))

@@ -93,9 +93,7 @@ class Tenants(_Registry):
 
 def _unfed_by(before: Sequence[dict[str, Any]], now: Tenant) -> Callable[[CounterKey], bool] | None:
     """Name the counters that a tenant's record no longer feeds: moved windows, lifted limits."""
-    if not before:
-        return None
-    old = Tenant.model_validate(before[0])
+    old = Tenant.model_validate(before[0]) if before else Tenant(id=now.id)
     if old.calendar() != now.calendar():
         return lambda key: key.kind in ("hourly", "daily", "weekly", "monthly")
     limits = ("soft_limit", "hard_limit", "limit_period")

@@ -5,26 +5,24 @@ Given are a response, a usage, or a cost; where there is none of them, an estima
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from fluxai.arguments import check_text, count
+from fluxai.arguments import check_text, count, event_key
 from fluxai.core.decisions import Posting, Reservation, UsageEvent
 from fluxai.core.errors import InvalidRequest, UnknownModel
-from fluxai.core.ledger import COST, REQUESTS, Subject
+from fluxai.core.ledger import COST, REQUESTS, TOKENS, Subject
 from fluxai.core.money import PER_MILLION, to_nano
 from fluxai.core.usage import Usage
 from fluxai.core.windows import from_us
 from fluxai.costs.quick import quick_usage
 from fluxai.policy.catalog import ToolCatalog
+from fluxai.texts import text_of
 
 if TYPE_CHECKING:
     from fluxai.costs.estimator import Cost, CostEstimator
     from fluxai.models.registry import ModelRegistry
 
-_TEXT_DEPTH_MAX = 8
-_TEXT_FIELDS = ("text", "content", "delta", "message", "choices", "parts", "candidates", "output")
 
 
 class Pricer:
@@ -74,10 +72,19 @@ class Pricer:
             if quick is not None:
                 return self._quickly(known, *quick, at_us, flags)
         given = None if cost is None else to_nano(cost, "cost", round_up=True)
+        _require_one(response, usage)
         model = candidate.model
         version = None
+        by_unit = known._method == "units" and usage is None and given is None
+        priced = None
         if response is not None:
-            priced = self._cost(response, known.model, from_us(known.counted_us), given)
+            try:
+                priced = self._cost(response, known.model, from_us(known.counted_us), given)
+            except (InvalidRequest, UnknownModel):
+                # What a tool returned says nothing of its cost; its units do.
+                if not by_unit:
+                    raise
+        if priced is not None:
             usage, version = priced.usage, priced.price_version
             nanousd = priced.nanousd
             model = priced.model or model
@@ -88,8 +95,8 @@ class Pricer:
             tokens = usage.total if usage is not None else _expected_tokens(known)
             if usage is None and candidate.model is not None:
                 flags = (*flags, "tokens_estimated")
-        elif known._method == "units":
-            nanousd, tokens = known.amounts[COST], 0
+        elif by_unit:
+            nanousd, tokens = known.amounts[COST], known.amounts[TOKENS]
         else:
             raise InvalidRequest(
                 "response", "pass the provider's response, or usage=Usage(…), or cost='0.0123'"
@@ -151,23 +158,36 @@ class Pricer:
             "expected",
         )
 
-    def returned(self, known: Reservation, result: Any, at_us: int) -> UsageEvent:
-        """Make the event of a call from what its function returned.
+    def returned(
+        self, known: Reservation, result: Any, at_us: int, *, aborted: bool = False
+    ) -> UsageEvent:
+        """Make the event of a call from what its function returned, or its stream's chunks.
 
         A result with usage is exact; one that only holds text is estimated by its length; of
-        anything else the expected cost is taken.
+        anything else the expected cost is taken. Of a stream that was `aborted`, the usage stated
+        so far is a lower bound: the text that arrived may be more.
         """
         if known._method == "units":
             return self.settled(known, None, None, None, at_us)
+        stated: Usage | None = None
         try:
-            return self.settled(known, result, None, None, at_us)
+            exact = self.settled(known, result, None, None, at_us)
+            stated = exact.usage
+            if not aborted or stated is None or stated.provider_cost is not None:
+                return exact
         except (InvalidRequest, UnknownModel):
-            text = "".join(_texts(result, 0))
-        if not text or known.model is None:
+            # No usage that is understood, or of a model without a price: the text has to tell.
+            pass
+        text = text_of(result)
+        if known.model is None or (not text and stated is None):
             return self.expected(known, at_us)
-        counted = self._estimator.count(known.model, text)
-        usage = Usage(input=known.need.expected_input_tokens, output=counted.expected)
-        return self.settled(known, None, usage, None, at_us, True)
+        output = self._estimator.count(known.model, text).expected if text else 0
+        if stated is None:
+            usage = Usage(input=known.need.expected_input_tokens, output=output)
+        else:
+            missing = max(0, output - stated.output_total)
+            usage = stated.replaced(output=stated.output + missing, parts=())
+        return self.settled(known, None, usage, None, at_us, estimated=True)
 
     def recorded(
         self,
@@ -187,10 +207,14 @@ class Pricer:
     ) -> UsageEvent:
         """Make the event of money that was already spent; see `Governor.record`."""
         given = None if cost is None else to_nano(cost, "cost", round_up=True)
+        _require_one(response, usage)
+        for field, named in (("model", model), ("tool", tool)):
+            if named is not None:
+                check_text(field, named)
         name = model if model is not None else tool
         flags: tuple[str, ...] = ()
         version = None
-        requests = 1
+        tokens, requests = 0, 1
         answered = model
         if response is not None:
             priced = self._cost(response, model, at, given)
@@ -201,18 +225,23 @@ class Pricer:
         elif given is not None:
             nanousd = given
         elif units is not None and tool is not None:
-            requests = count("units", units, 1)
-            nanousd = -(-requests * (catalog.tool(tool).unit_rate or 0) // PER_MILLION)
+            counted = count("units", units, 1)
+            nanousd = -(-counted * (catalog.tool(tool).unit_rate or 0) // PER_MILLION)
+            by_token = catalog.unit(tool) == "tokens"
+            tokens, requests = (counted, 1) if by_token else (0, counted)
         elif usage is not None and model is not None:
             rates = self._registry.rates(model, counted_us)
             nanousd, version = self._estimator.cost_of(usage, rates), rates.version
         else:
-            raise InvalidRequest("response", "pass a response, or usage= with model=, or cost=")
+            raise InvalidRequest(
+                "response",
+                "pass a response, or usage= with model=, or units= with tool=, or cost='0.0123'",
+            )
         if name is None:
             raise InvalidRequest("model", "say what the money was spent on: model= or tool=")
         check_text("model", name)
         return UsageEvent(
-            event_id,
+            event_key(event_id, "id"),
             Posting(
                 subject=subject,
                 final_tool=catalog.canonical(name),
@@ -221,7 +250,7 @@ class Pricer:
             ),
             answered,
             nanousd,
-            usage.total if usage is not None else 0,
+            usage.total if usage is not None else tokens,
             requests,
             usage,
             now_us,
@@ -267,22 +296,14 @@ def _require_usage(response: Any, usage: Usage) -> None:
         )
 
 
+def _require_one(response: Any, usage: Usage | None) -> None:
+    if usage is None:
+        return
+    if type(usage) is not Usage:
+        raise InvalidRequest("usage", f"must be a Usage, got {type(usage).__name__}")
+    if response is not None:
+        raise InvalidRequest("usage", "pass either the response or its usage, not both")
+
+
 def _expected_tokens(known: Reservation) -> int:
     return known.need.expected_input_tokens + known.output_tokens
-
-
-def _texts(value: Any, depth: int) -> list[str]:
-    """Collect the text that a result, or a stream's chunks, hold."""
-    if isinstance(value, str):
-        return [value]
-    if depth > _TEXT_DEPTH_MAX or value is None or isinstance(value, (bytes, int, float)):
-        return []
-    if isinstance(value, Sequence):
-        return [text for item in value for text in _texts(item, depth + 1)]
-    found = []
-    for name in _TEXT_FIELDS:
-        part = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
-        if part is not None and not callable(part):
-            found.extend(_texts(part, depth + 1))
-            break
-    return found

@@ -36,7 +36,10 @@ def list_approvals(session: Session, *, tenant: str | None, state: str) -> Answe
         found = governor.approvals.list(tenant=tenant, state=None if state == "all" else state)
     document = {"approvals": [_row(approval) for approval in found]}
     if not found:
-        return Answer(document, [Section("", [f"No approval is {state}." if state != "all" else "No approvals."])])
+        return Answer(
+            document,
+            [Section("", [f"No approval is {state}." if state != "all" else "No approvals."])],
+        )
     return Answer(document, [_shown(approval, now) for approval in found])
 
 

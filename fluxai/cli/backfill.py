@@ -52,7 +52,9 @@ _FLAGS = {
 
 
 @command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
+@click.argument(
+    "file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+)
 @click.option("--tenant", default="default", show_default=True, metavar="ID", help="Who spent it.")
 @click.option("--user", metavar="ID", help="Which user of the tenant.")
 @click.option("--dry-run", is_flag=True, help="Price everything and record nothing.")
@@ -74,7 +76,10 @@ def backfill(
     subject = Subject(tenant, user, ())
     started = time.monotonic()
     damage: Damaged | None = None
-    with session.governor(missing="memory" if dry_run else "create") as governor, _opened(file) as (stream, size):
+    with (
+        session.governor(missing="memory" if dry_run else "create") as governor,
+        _opened(file) as (stream, size),
+    ):
         # Says early that a tenant is unknown, should the store be of registered ones.
         governor.planner.rule_set(tenant)
         with progress(f"Reading {file.name}", size) as advance:
@@ -203,7 +208,7 @@ def _sections(
             (flag, f"{count:,}", Text(_FLAGS.get(flag, ""), "dim"))
             for flag, count in report.flags.most_common()
         ]
-        columns = (Column("Flag"), Column("Calls", True), Column("Meaning", fold=True))
+        columns = (Column("Flag"), Column("Calls", right=True), Column("Meaning", fold=True))
         sections.append(Section("To know about these costs", [Table(columns, rows)]))
     return sections
 
@@ -214,7 +219,7 @@ def _summary(
     who = subject.tenant if subject.user is None else f"{subject.tenant} / {subject.user}"
     skipped = sum(found.count for found in report.skipped.values())
     if dry_run:
-        done = f"{plural(report.lines, 'line')} priced, nothing recorded"
+        done = f"{plural(_total(report).calls, 'call')} priced, nothing recorded"
     else:
         done = f"{plural(report.added, 'call')} recorded, {report.known:,} were there already"
     blocks: list[Block] = [
@@ -243,11 +248,11 @@ def _spend(report: Report, *, show_all: bool) -> Section:
         (
             Column("Provider"),
             Column("Model", fold=True),
-            Column("Calls", True),
-            Column("Input", True),
-            Column("Cached", True),
-            Column("Output", True),
-            Column("Cost", True),
+            Column("Calls", right=True),
+            Column("Input", right=True),
+            Column("Cached", right=True),
+            Column("Output", right=True),
+            Column("Cost", right=True),
         ),
         rows,
         ("Total", "", *_figures(_total(report))),
@@ -274,18 +279,18 @@ def _left_out(report: Report) -> Section:
         ]
         more = len(skipped.details) - len(details)
         if more > 0:
-            details.append(f"and {more} more")
+            details.append(f"and {more:,} more")
         lines = ", ".join(str(line) for line in skipped.lines)
         rows.append(
             (
                 f"{skipped.count:,}",
                 _REASONS.get(reason, reason),
                 f"{lines}…" if skipped.count > len(skipped.lines) else lines,
-                Text("; ".join(details), "dim"),
+                Text("\n".join(details), "dim"),
             )
         )
     columns = (
-        Column("Lines", True),
+        Column("Lines", right=True),
         Column("Why", fold=True),
         Column("Which", fold=True),
         Column("Details", fold=True),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from fluxai.cli.figures import amount, stamp, unit_price, until, usd
+from fluxai.cli.figures import amount, decision_word, stamp, unit_price, until, usd
 from fluxai.cli.screen import Column, Meter, Section, Table, Text, Tone
 from fluxai.cli.session import DONE, REFUSED, Answer, Session, command
 from fluxai.core.money import PER_MILLION
@@ -80,11 +80,12 @@ def check(
             labels=_labels(labels),
         )
         now = datetime.fromtimestamp(governor.clock.now_us() / 1e6).astimezone()
-    lines = _lines(decision)
+    lines = _lines(decision, 1 if units is None else units)
     document = decision.to_dict()
-    # The id of a mere look leads nowhere, and would differ each time.
-    for name in ("id", "expires_at"):
+    # Nothing was asked for, so there is no id to approve or to look up.
+    for name in ("id", "approval_id", "expires_at"):
         del document[name]
+    document["message"] = _message(decision)
     document["estimate"]["lines"] = [_row(line) for line in lines]
     sections = _sections(decision, lines, now)
     return Answer(document, sections, DONE if decision.allowed else REFUSED)
@@ -100,11 +101,11 @@ def _labels(pairs: Iterable[str]) -> dict[str, str] | None:
     return labels or None
 
 
-def _lines(decision: Decision) -> list[_Line]:
+def _lines(decision: Decision, units: int) -> list[_Line]:
     """Say of what the highest cost is made. Their sum, rounded up once, is what would be held."""
     need = decision.need
-    if decision._method == "units":
-        return [_Line("units", need.requests, *_priced(need.fixed, need.requests))]
+    if decision.estimate.method == "units":
+        return [_Line("units", units, *_priced(need.fixed, units))]
     rates = decision.candidate.rates
     fee = rates.request_fee * PER_MILLION if rates is not None else 0
     lines = [_Line("input", need.input_tokens, *_priced(need.fixed - fee, need.input_tokens))]
@@ -131,18 +132,28 @@ def _row(line: _Line) -> dict[str, Any]:
     }
 
 
+def _message(decision: Decision) -> str:
+    if decision.decision != "pending_approval":
+        return decision.message
+    why = "; ".join(str(reason) for reason in decision.reasons if reason.acted)
+    return f"It would wait for approval of {usd(decision.estimate.highest)}: {why}."
+
+
 def _sections(decision: Decision, lines: list[_Line], now: datetime) -> list[Section]:
     verdict = decision.decision.replace("_", " ").upper()
     sections = [
         Section(
             "Decision",
-            [Text(f"{verdict}  {decision.final_tool}", _TONES[decision.decision]), decision.message],
+            [
+                Text(f"{verdict}  {decision.final_tool}", _TONES[decision.decision]),
+                _message(decision),
+            ],
         ),
         _estimate(decision, lines),
     ]
     looked_at = decision.looked_at
     if looked_at:
-        sections.append(Section("Limits looked at, in this order", [_limits(looked_at, now)]))
+        sections.append(Section("Limits looked at, in this order", [_limits(looked_at)]))
     else:
         sections.append(
             Section("Limits", [Text("No policy applies to this call: nothing limits it.", "dim")])
@@ -161,7 +172,12 @@ def _estimate(decision: Decision, lines: list[_Line]) -> Section:
     ]
     unit = "per million" if decision._method != "units" else "per million units"
     table = Table(
-        (Column("Kind"), Column("Quantity", True), Column(unit, True), Column("Amount", True)),
+        (
+            Column("Kind"),
+            Column("Quantity", right=True),
+            Column(unit, True),
+            Column("Amount", right=True),
+        ),
         rows,
         ("highest", "", "", usd(estimate.highest)),
     )
@@ -179,32 +195,32 @@ def _estimate(decision: Decision, lines: list[_Line]) -> Section:
     )
 
 
-def _limits(looked_at: Iterable[Reason], now: datetime) -> Table:
+def _limits(looked_at: Iterable[Reason]) -> Table:
     rows = []
     for reason in looked_at:
         taken = reason.settled + reason.reserved
         after = amount(taken + reason.requested, reason.measure)
-        crossed = Text("crossed" if reason.crossed else "holds", "bad" if reason.crossed else "good")
+        crossed = Text(
+            "crossed" if reason.crossed else "holds", "bad" if reason.crossed else "good"
+        )
         rows.append(
             (
                 Text(reason.policy_id),
                 f"{reason.limit_type} {reason.whose}",
-                reason.decision if reason.mode == "enforce" else f"{reason.decision} (shadow)",
+                decision_word(reason.decision, reason.mode),
                 Meter(reason.settled, reason.reserved + reason.requested, reason.limit),
                 f"{after} of {amount(reason.limit, reason.measure)}",
                 crossed,
-                until(reason.resets_at, now) if reason.resets_at else "",
             )
         )
     return Table(
         (
             Column("Policy", fold=True),
             Column("Limit", fold=True),
-            Column("Else", fold=True),
+            Column("Else"),
             Column("With this call"),
-            Column("", True, fold=True),
+            Column("", right=True, fold=True),
             Column(""),
-            Column("Resets", True, fold=True),
         ),
         rows,
     )

@@ -51,7 +51,11 @@ def verify(session: Session) -> Answer:
     blocks: list[Block] = [
         Text(f"{plural(len(report.differences), 'sum')} of {compared} differ:", "bad"),
         Table(
-            (Column("What", fold=True), Column("Expected", True), Column("Found", True)),
+            (
+                Column("What", fold=True),
+                Column("Expected", right=True),
+                Column("Found", right=True),
+            ),
             [
                 (found.what, f"{found.expected:,}", f"{found.found:,}")
                 for found in report.differences[:_DIFFERENCES_SHOWN]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fluxai.cli.demo_scenes import Scene
 from fluxai.cli.figures import usd
-from fluxai.cli.screen import Column, Meter, Table, Text
+from fluxai.cli.screen import Column, Table, Text, Tone
 from fluxai.policy.records import Policy, Tool
 
 if TYPE_CHECKING:
@@ -104,10 +104,10 @@ def burst(governor: Governor) -> Scene:
             Table(
                 (
                     Column(""),
-                    Column("Admitted", True),
-                    Column("Refused", True),
-                    Column("Spent", True),
-                    Column("Of the limit"),
+                    Column("Admitted", right=True),
+                    Column("Refused", right=True),
+                    Column("Spent", right=True),
+                    Column("Of the limit", right=True),
                 ),
                 rows,
             ),
@@ -121,11 +121,11 @@ def burst(governor: Governor) -> Scene:
 
 
 def _row(name: str, admitted: int, spent: Decimal) -> tuple[Any, ...]:
-    tone = "bad" if spent > LIMIT else "good"
+    tone: Tone = "bad" if spent > LIMIT else "good"
     return (
         name,
         Text(f"{admitted}", tone),
         f"{CALLERS - admitted}",
         Text(usd(spent), tone),
-        Text(f"{spent / LIMIT:.0%}", "bad") if spent > LIMIT else Meter(spent, 0, LIMIT),
+        Text(f"{spent / LIMIT:.0%}", tone),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
-from fluxai.cli.figures import plural, unit_price, usd
+from fluxai.cli.figures import decision_word, plural, unit_price, usd
 from fluxai.cli.screen import Block, Column, Meter, Table, Text
 from fluxai.costs import CostEstimator
 
@@ -67,7 +67,7 @@ def free_tier_downgrade(governor: Governor) -> Scene:
         [
             f"FreeCo's user asks for {units:,} tokens of gpt-4. Its plan has no premium models.",
             Table(
-                (Column(""), Column("Model"), Column("Price", True)),
+                (Column(""), Column("Model"), Column("Price", right=True)),
                 [
                     ("asked for", "gpt-4", usd(asked)),
                     (
@@ -91,7 +91,9 @@ def budget_exhaustion(governor: Governor) -> Scene:
         routes.append(route)
         if route.decision != "allowed":
             break
-    (daily,) = [b for b in governor.budgets(FREECO) if b.limit_type == "daily" and b.decision == "deny"]
+    (daily,) = [
+        b for b in governor.budgets(FREECO) if b.limit_type == "daily" and b.decision == "deny"
+    ]
     refused = routes[-1]
     ok = (
         refused.decision == "denied"
@@ -124,7 +126,9 @@ def pro_tier_success(governor: Governor) -> Scene:
     units = 50_000
     route = governor.check_and_route(PROCORP, PROCORP_USER, "gpt-4", units)
     spent = governor.usage(PROCORP, user=PROCORP_USER).total_cost
-    (daily,) = [b for b in governor.budgets(PROCORP) if b.limit_type == "daily" and b.decision == "deny"]
+    (daily,) = [
+        b for b in governor.budgets(PROCORP) if b.limit_type == "daily" and b.decision == "deny"
+    ]
     ok = route.decision == "allowed" and spent == route.cost_estimate == daily.settled
     return Scene(
         "pro-tier-success",
@@ -154,14 +158,15 @@ def approval(governor: Governor) -> Scene:
     call: dict[str, Any] = {**who, "tool": "gpt-4", "units": 50_000}
     governor.record(**who, tool="gpt-4", cost="499.50", id="demo-earlier-this-month")
     asked = governor.reserve(**call)
+    # Read now: an answer changes the reservation.
+    first, message, approval_id = asked.decision, asked.message, asked.approval_id or ""
     waiting = governor.approvals.list(tenant=ENTERPRISE, state="pending")
-    approval_id = asked.approval_id or ""
     answer = governor.approvals.approve(approval_id, by="admin@enterprisellc.com")
     run = governor.reserve(**call, approval_id=approval_id)
     settlement = governor.settle(run)
     again = governor.reserve(**call, approval_id=approval_id)
     ok = (
-        asked.decision == "pending_approval"
+        first == "pending_approval"
         and [found.id for found in waiting] == [approval_id]
         and run.allowed
         and again.decision == "denied"
@@ -171,13 +176,13 @@ def approval(governor: Governor) -> Scene:
         "Approval: a human says yes, and the call runs once",
         ok,
         {
-            "first": asked.decision,
+            "first": first,
             "held": str(asked.estimate.highest),
             "approved_by": answer.by,
             "run": run.decision,
             "cost": str(settlement.cost),
             "run_again": again.decision,
-            "message": asked.message,
+            "message": message,
         },
         [
             "EnterpriseLLC has spent $499.50 of its $500 this month, and asks for one more call.",
@@ -255,9 +260,9 @@ def cached_bill() -> Scene:
             Table(
                 (
                     Column("Tokens"),
-                    Column("Count", True),
-                    Column("Per million", True),
-                    Column("Amount", True),
+                    Column("Count", right=True),
+                    Column("Per million", right=True),
+                    Column("Amount", right=True),
                 ),
                 [
                     (
@@ -281,10 +286,16 @@ def cached_bill() -> Scene:
 
 def _gauge(budget: Budget) -> Table:
     return Table(
-        (Column("Budget"), Column("Used"), Column("Settled", True), Column("Limit", True), Column("Left", True)),
+        (
+            Column("Budget"),
+            Column("Used"),
+            Column("Settled", right=True),
+            Column("Limit", right=True),
+            Column("Left", right=True),
+        ),
         [
             (
-                f"{budget.limit_type}, else {budget.decision}",
+                f"{budget.limit_type}, else {decision_word(budget.decision)}",
                 meter := Meter(budget.settled, budget.reserved, budget.limit),
                 usd(Decimal(budget.settled)),
                 usd(Decimal(budget.limit)),

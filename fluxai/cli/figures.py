@@ -7,18 +7,17 @@ from decimal import ROUND_HALF_EVEN, Decimal
 
 _SIGNIFICANT = 4
 _CENT = Decimal("0.01")
+_NANO_EXPONENT = -9
 
 
 def usd(amount: Decimal) -> str:
-    """Write an amount: cents from a dollar on, four significant digits below."""
+    """Write an amount in four significant digits, and cents at least."""
     sign = "-" if amount < 0 else ""
     size = abs(amount)
-    if size and size < 1:
-        last = Decimal(1).scaleb(max(size.adjusted() - _SIGNIFICANT + 1, -9))
-        size = size.quantize(min(last, _CENT), ROUND_HALF_EVEN)
-        whole, _, digits = f"{size:f}".partition(".")
-        return f"{sign}${whole}.{digits.rstrip('0').ljust(2, '0')}"
-    return f"{sign}${size.quantize(_CENT, ROUND_HALF_EVEN):,f}"
+    last = max(size.adjusted() - _SIGNIFICANT + 1, _NANO_EXPONENT) if size else 0
+    size = size.quantize(min(Decimal(1).scaleb(last), _CENT), ROUND_HALF_EVEN)
+    whole, _, digits = f"{size:,f}".partition(".")
+    return f"{sign}${whole}.{digits.rstrip('0').ljust(2, '0')}"
 
 
 def amount(value: Decimal | int, measure: str) -> str:
@@ -27,9 +26,9 @@ def amount(value: Decimal | int, measure: str) -> str:
 
 
 def unit_price(price: Decimal) -> str:
-    """Write a price per million of something that is priced for one."""
-    per_million = price * 1_000_000
-    return f"${per_million.normalize():f}"
+    """Write the price of a million of something that is priced for one, exactly."""
+    whole, _, digits = f"{price * 1_000_000:,f}".partition(".")
+    return f"${whole}.{digits.rstrip('0').ljust(2, '0')}"
 
 
 def plural(number: int, one: str, many: str | None = None) -> str:
@@ -37,30 +36,38 @@ def plural(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def span(length: timedelta) -> str:
-    """Write a length of time by its two largest units: `3 d 4 h`, `12 min`, `5 s`."""
+def span(length: timedelta, units: int = 2) -> str:
+    """Write a length of time by its largest units: `3 d 4 h`, `12 min`, `5 s`."""
     seconds = max(0, int(length.total_seconds()))
-    units = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
     parts: list[str] = []
-    for name, size in units:
+    for name, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
         number, seconds = divmod(seconds, size)
         if number:
             parts.append(f"{number} {name}")
-        elif parts:
-            break
-        if len(parts) == 2:
+        if len(parts) == units or (parts and not number):
             break
     return " ".join(parts) or "0 s"
 
 
-def until(moment: datetime | None, now: datetime) -> str:
+def until(moment: datetime | None, now: datetime, units: int = 1) -> str:
     """Write how far away a moment is: `in 3 h`, `2 d ago`; `never` where there is none."""
     if moment is None:
         return "never"
     ahead = moment - now
-    return f"in {span(ahead)}" if ahead >= timedelta(0) else f"{span(-ahead)} ago"
+    if ahead >= timedelta(0):
+        return f"in {span(ahead, units)}"
+    return f"{span(-ahead, units)} ago"
 
 
 def stamp(moment: datetime) -> str:
     """Write a moment in UTC, to the second."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+_DECISIONS = {"require_approval": "approval", "pending_approval": "waits for approval"}
+
+
+def decision_word(decision: str, mode: str = "enforce") -> str:
+    """Write a decision in a word or two."""
+    word = _DECISIONS.get(decision, decision)
+    return word if mode == "enforce" else f"{word} (shadow)"

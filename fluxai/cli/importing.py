@@ -185,9 +185,9 @@ def _cost(estimator: CostEstimator, call: PastCall) -> tuple[Cost, Any]:
                 raise Unreadable("no_model", _named(call)) from error
             raise Unreadable("unknown_model", _named(call)) from error
         if ERROR in cost.flags:
-            raise Unreadable("error_status", "the provider answered with an error")
+            raise Unreadable("error_status", "an error without a status")
         if TOKEN_COUNT in cost.flags:
-            raise Unreadable("token_count", "nothing was used")
+            raise Unreadable("token_count", "")
         if NO_USAGE not in cost.flags:
             return cost, body
     raise Unreadable("no_usage", _named(call))

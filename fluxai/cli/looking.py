@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fluxai.cli.figures import amount, plural, span, until, usd
+from fluxai.cli.figures import amount, decision_word, plural, span, until, usd
 from fluxai.cli.screen import Block, Column, Meter, Section, Table, Text
 from fluxai.cli.session import Answer, Session, command
 from fluxai.core.windows import from_us
@@ -45,7 +45,7 @@ def budgets(session: Session, *, tenant: str | None, user: str | None) -> Answer
         ]
     }
     sections = [
-        Section(_titled(name, names), [budget_table(accounts, now)])
+        Section(titled(name, names), [budget_table(accounts, now)])
         for name, accounts in found.items()
         if accounts
     ]
@@ -59,7 +59,8 @@ def _no_limits(tenant: str | None) -> Section:
     )
 
 
-def _titled(tenant: str, names: dict[str, str]) -> str:
+def titled(tenant: str, names: dict[str, str]) -> str:
+    """Write a tenant's name with its id."""
     return f"{names[tenant]} ({tenant})" if tenant in names else tenant
 
 
@@ -68,39 +69,36 @@ def tenant_names(governor: Governor) -> dict[str, str]:
     return {tenant.id: tenant.name for tenant in governor.tenants.list() if tenant.name}
 
 
-def budget_table(accounts: Iterable[Budget], now: datetime) -> Table:
+def budget_table(accounts: Sequence[Budget], now: datetime) -> Table:
     """Show accounts as bars: settled, held, and what is left."""
+    held = any(budget.reserved for budget in accounts)
     rows = []
     for budget in accounts:
-        measure = "cost" if budget.measure == "cost" else "count"
         unit = "" if budget.measure == "cost" else f" {budget.measure}"
         whose = budget.scope if budget.scope_id is None else f"{budget.scope} {budget.scope_id}"
-        what = budget.decision.replace("_", " ")
-        rows.append(
-            (
-                f"{budget.limit_type} {whose}",
-                what if budget.mode == "enforce" else f"{what} (shadow)",
-                meter := Meter(budget.settled, budget.reserved, budget.limit),
-                amount(budget.settled, measure),
-                amount(budget.reserved, measure) if budget.reserved else "",
-                f"{amount(budget.limit, measure)}{unit}",
-                Text(amount(budget.remaining, measure), meter.tone),
-                until(budget.resets_at, now),
-            )
-        )
-    return Table(
-        (
-            Column("Budget", fold=True),
-            Column("Else", fold=True),
-            Column("Used"),
-            Column("Settled", True),
-            Column("Held", True),
-            Column("Limit", True),
-            Column("Left", True),
-            Column("Resets", True, fold=True),
-        ),
-        rows,
+        meter = Meter(budget.settled, budget.reserved, budget.limit)
+        row = [
+            f"{budget.limit_type} {whose}",
+            decision_word(budget.decision, budget.mode),
+            meter,
+            amount(budget.settled, budget.measure),
+            amount(budget.reserved, budget.measure),
+            f"{amount(budget.limit, budget.measure)}{unit}",
+            Text(amount(budget.remaining, budget.measure), meter.tone),
+            until(budget.resets_at, now),
+        ]
+        rows.append(row if held else row[:4] + row[5:])
+    columns = (
+        Column("Budget", fold=True),
+        Column("Else"),
+        Column("Used"),
+        Column("Settled", right=True),
+        Column("Held", right=True),
+        Column("Limit", right=True),
+        Column("Left", right=True),
+        Column("Resets", right=True),
     )
+    return Table(columns if held else columns[:4] + columns[5:], rows)
 
 
 @command()
@@ -109,7 +107,12 @@ def status(session: Session) -> Answer:
     with session.governor() as governor:
         now = from_us(governor.clock.now_us())
         tenants = known_tenants(governor)
-        accounts = [(name, budget) for name in tenants for budget in governor.budgets(name)]
+        accounts = [
+            (name, budget)
+            for name in tenants
+            for budget in governor.budgets(name)
+            if budget.decision != "allow" and budget.mode == "enforce"
+        ]
         accounts.sort(key=lambda found: -_meter(found[1]).share)
         held = governor.reservations("reserved", limit=_OPEN_MAX)
         waiting = governor.approvals.list(state="pending", limit=_OPEN_MAX)
@@ -145,8 +148,17 @@ def status(session: Session) -> Answer:
     return Answer(
         document,
         _status_sections(
-            session.shown_db, now, policies, spend, names, accounts, held, held_usd, oldest,
-            len(waiting), events,
+            session.shown_db,
+            now,
+            policies,
+            spend,
+            names,
+            accounts,
+            held,
+            held_usd,
+            oldest,
+            len(waiting),
+            events,
         ),
     )
 
@@ -181,8 +193,12 @@ def _status_sections(
     yield Section("Status", head)
     rows = sorted(spend.items(), key=lambda found: -found[1][1])
     if rows:
-        columns = (Column("Tenant", fold=True), Column("Today", True), Column("This month", True))
-        shown = [(_titled(name, names), usd(today), usd(month)) for name, (today, month) in rows]
+        columns = (
+            Column("Tenant", fold=True),
+            Column("Today", right=True),
+            Column("This month", right=True),
+        )
+        shown = [(titled(name, names), usd(today), usd(month)) for name, (today, month) in rows]
         yield Section("Spend", [Table(columns, shown[: 2 * _SHOWN]), *_more(len(rows), 2 * _SHOWN)])
     if accounts:
         yield Section(
@@ -190,7 +206,7 @@ def _status_sections(
             [_fullest(accounts[:_SHOWN], names, now), *_more(len(accounts), _SHOWN)],
         )
     if events:
-        yield Section("Last calls", [_events(events[:_SHOWN], now)])
+        yield Section("Last calls", [_events(events[:_SHOWN], names, now)])
 
 
 def _more(number: int, shown: int) -> list[Text]:
@@ -215,9 +231,9 @@ def _fullest(accounts: list[tuple[str, Budget]], names: dict[str, str], now: dat
         (
             Column("Budget", fold=True),
             Column("Used"),
-            Column("", True),
-            Column("Left", True),
-            Column("Resets", True, fold=True),
+            Column("", right=True),
+            Column("Left", right=True),
+            Column("Resets", right=True),
         ),
         rows,
     )
@@ -227,19 +243,21 @@ def _meter(budget: Budget) -> Meter:
     return Meter(budget.settled, budget.reserved, budget.limit)
 
 
-def _events(events: Iterable[UsageEvent], now: datetime) -> Table:
+def _events(events: Iterable[UsageEvent], names: dict[str, str], now: datetime) -> Table:
     return Table(
         (
-            Column("Settled", True),
+            Column("Settled", right=True),
             Column("Tenant", fold=True),
+            Column("User", fold=True),
             Column("What", fold=True),
-            Column("Cost", True),
+            Column("Cost", right=True),
             Column("Flags", fold=True),
         ),
         [
             (
                 until(event.at, now),
-                event.tenant if event.user is None else f"{event.tenant} / {event.user}",
+                names.get(event.tenant, event.tenant),
+                "" if event.user is None else event.user,
                 event.tool,
                 usd(event.cost),
                 Text(", ".join(event.flags), "dim"),

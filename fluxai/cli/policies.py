@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 from decimal import Decimal
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fluxai.cli.figures import amount, span
+from fluxai.cli.figures import amount, decision_word, span
+from fluxai.cli.looking import tenant_names, titled
 from fluxai.cli.screen import Block, Column, Section, Table, Text, Tone
 from fluxai.cli.session import Answer, Session, command
 
@@ -30,30 +32,32 @@ def list_policies(session: Session, *, tenant: str | None) -> Answer:
     """List the policies, those of one tenant or all."""
     with session.governor() as governor:
         found = governor.policies.list(tenant=tenant)
+        names = tenant_names(governor)
     found.sort(key=lambda policy: (policy.tenant_id, -policy.priority, policy.id or ""))
     document = {"policies": [policy.model_dump(mode="json") for policy in found]}
     if not found:
-        return Answer(document, [Section("", ["No policies. Add some: fluxai policies apply FILE"])])
-    return Answer(document, [Section("Policies", [_table(found)])])
+        return Answer(
+            document, [Section("", ["No policies. Add some: fluxai policies apply FILE"])]
+        )
+    sections = [
+        Section(
+            "Every tenant" if owner == "*" else titled(owner, names), [_table(list(policies_of))]
+        )
+        for owner, policies_of in groupby(found, key=lambda policy: policy.tenant_id)
+    ]
+    return Answer(document, sections)
 
 
 def _table(found: Iterable[Policy]) -> Table:
     return Table(
         (
-            Column("Tenant", fold=True),
             Column("Id", fold=True),
             Column("Limit", fold=True),
-            Column("", True),
+            Column("", right=True),
             Column("When crossed", fold=True),
         ),
         [
-            (
-                policy.tenant_id,
-                policy.id or "",
-                _limits_what(policy),
-                _limit(policy),
-                _when_crossed(policy),
-            )
+            (policy.id or "", _limits_what(policy), _limit(policy), _when_crossed(policy))
             for policy in found
         ],
     )
@@ -76,10 +80,8 @@ def _limit(policy: Policy) -> str:
 
 
 def _when_crossed(policy: Policy) -> str:
-    said = policy.decision.replace("_", " ")
-    if policy.fallback_tool_id is not None:
-        said += f" to {policy.fallback_tool_id}"
-    return said if policy.mode == "enforce" else f"{said} (shadow)"
+    said = decision_word(policy.decision, policy.mode)
+    return said if policy.fallback_tool_id is None else f"{said} to {policy.fallback_tool_id}"
 
 
 @command(policies, "apply")
@@ -148,7 +150,10 @@ def _row(found: Difference) -> dict[str, Any]:
         "id": found.entry.record.id,
         "what": found.what,
         "fields": {
-            name: {"old": None if old is None else _said(old), "new": None if new is None else _said(new)}
+            name: {
+                "old": None if old is None else _said(old),
+                "new": None if new is None else _said(new),
+            }
             for name, old, new in found.fields
         },
     }

@@ -217,7 +217,7 @@ def put_all(governor: Governor, entries: Iterable[Entry]) -> None:
         try:
             _put(governor, entry.kind, entry.record)
         except (FluxAIError, ValueError) as error:
-            raise ConfigurationError(f"{entry.place}: {error}") from error
+            raise ConfigurationError(f"{entry.place}: {' '.join(str(error).split())}") from error
 
 
 def _put(governor: Governor, kind: str, record: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -13,6 +15,10 @@ from fluxai.cli.screen import Block, Cell, Meter, Section, Table, Text, Tone, pr
 
 #: Lines longer than this are hard to follow with the eye.
 WIDTH_MAX = 108
+_WIDE_FROM = 100
+_BAR_NARROW, _BAR_WIDE = 10, 20
+#: Text that may break over lines keeps at least this width.
+_FOLDED_MIN = 12
 _STYLES: dict[Tone, str] = {
     "": "",
     "good": "green",
@@ -30,16 +36,17 @@ class RichScreen:
         self._console = console or Console(no_color=not color, highlight=False)
 
     def show(self, section: Section) -> None:
-        """Draw a section as a panel."""
+        """Draw a section as a panel; one without a title as bare lines."""
         width = min(self._console.width, WIDTH_MAX)
-        inside = Group(*(_drawn(block) for block in section.blocks))
+        bar_width = _BAR_WIDE if width >= _WIDE_FROM else _BAR_NARROW
+        inside = Group(*_drawn(section.blocks, bar_width))
         if not section.title:
-            self._console.print(inside, width=width)
+            self._console.print(Padding(inside, (0, 2)), width=width)
             return
         self._console.print(
             Panel(
                 inside,
-                title=Styled(f" {printable(section.title)} ", "bold"),
+                title=Styled(printable(section.title), "bold"),
                 title_align="left",
                 border_style="cyan",
                 box=box.ROUNDED,
@@ -49,10 +56,14 @@ class RichScreen:
         )
 
 
-def _drawn(block: Block) -> RenderableType:
-    if isinstance(block, Table):
-        return Padding(_grid(block), (0, 0, 0, 0))
-    return _styled(block)
+def _drawn(blocks: Sequence[Block], bar_width: int) -> Iterator[RenderableType]:
+    """Draw blocks, with a blank line between a table and its neighbours."""
+    before: Block | None = None
+    for block in blocks:
+        if before is not None and (isinstance(block, Table) or isinstance(before, Table)):
+            yield ""
+        yield _grid(block, bar_width) if isinstance(block, Table) else _styled(block)
+        before = block
 
 
 def _styled(block: str | Text) -> Styled:
@@ -61,10 +72,13 @@ def _styled(block: str | Text) -> Styled:
     return Styled(printable(block))
 
 
-def _grid(table: Table) -> Grid:
+def _grid(table: Table, bar_width: int) -> Grid:
     grid = Grid(
         box=box.SIMPLE_HEAD,
+        show_edge=False,
         pad_edge=False,
+        padding=(0, 1, 0, 0),
+        show_header=any(column.name for column in table.columns),
         show_footer=table.total is not None,
         header_style="dim",
         footer_style="bold",
@@ -73,27 +87,25 @@ def _grid(table: Table) -> Grid:
     for column, total in zip(table.columns, totals, strict=True):
         grid.add_column(
             column.name,
-            footer=_cell(total),
+            footer=_cell(total, bar_width),
             justify="right" if column.right else "left",
+            min_width=_FOLDED_MIN if column.fold else None,
             no_wrap=not column.fold,
             overflow="fold" if column.fold else "ellipsis",
         )
     for row in table.rows:
-        grid.add_row(*(_cell(cell) for cell in row))
+        grid.add_row(*(_cell(cell, bar_width) for cell in row))
     return grid
 
 
-def _cell(cell: Cell) -> Styled:
-    return _bar(cell) if isinstance(cell, Meter) else _styled(cell)
+def _cell(cell: Cell, bar_width: int) -> Styled:
+    return _bar(cell, bar_width) if isinstance(cell, Meter) else _styled(cell)
 
 
-def _bar(meter: Meter) -> Styled:
-    settled, reserved, free = meter.parts(_BAR_WIDTH)
+def _bar(meter: Meter, width: int) -> Styled:
+    settled, reserved, free = meter.parts(width)
     bar = Styled()
     bar.append("█" * settled, _STYLES[meter.tone])
     bar.append("▒" * reserved, _STYLES[meter.tone])
     bar.append("·" * free, "dim")
     return bar
-
-
-_BAR_WIDTH = 16

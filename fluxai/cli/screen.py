@@ -98,7 +98,9 @@ class Screen(Protocol):
 
 def printable(text: str) -> str:
     """Replace what could command a terminal: ids and messages are written by others."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else "\N{REPLACEMENT CHARACTER}" for sign in text
+    )
 
 
 METER_WIDTH = 20
@@ -149,4 +151,4 @@ def _plain_cell(cell: Cell) -> str:
     if isinstance(cell, Meter):
         settled, reserved, free = cell.parts(METER_WIDTH)
         return f"[{'#' * settled}{'+' * reserved}{'.' * free}]"
-    return printable(cell.text if isinstance(cell, Text) else cell).replace("\n", " ")
+    return printable(cell.text if isinstance(cell, Text) else cell).replace("\n", "; ")

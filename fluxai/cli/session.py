@@ -41,21 +41,24 @@ class Answer:
     code: int = DONE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Session:
     """One run of a command.
 
     Attributes:
         db: The store's URL.
+        given_db: The same where `--db` names it, None where it comes from elsewhere.
         as_json: One JSON document is wanted, and nothing else on stdout.
         color: Colours are wanted, where the terminal has them.
         debug: Tracebacks are wanted.
     """
 
     db: str
+    given_db: str | None
     as_json: bool
     color: bool
     debug: bool
+    _screen: Screen | None = None
 
     @contextmanager
     def governor(
@@ -85,8 +88,15 @@ class Session:
         with Governor(url, **options) as governor:
             yield governor
 
-    def screen(self) -> Screen:
-        """Return where to show things: rich on a terminal, plain text otherwise."""
+    def show(self, section: Section) -> None:
+        """Show a section: with rich on a terminal, as plain text otherwise, not at all in JSON."""
+        if self.as_json:
+            return
+        if self._screen is None:
+            self._screen = self._chosen_screen()
+        self._screen.show(section)
+
+    def _chosen_screen(self) -> Screen:
         if not sys.stdout.isatty():
             return PlainScreen()
         from fluxai.cli.rich_screen import RichScreen
@@ -124,6 +134,7 @@ def command(
         ) -> None:
             session = Session(
                 db=db or os.environ.get(DB_VARIABLE) or DEFAULT_DB,
+                given_db=db,
                 as_json=as_json,
                 color=not no_color and not os.environ.get("NO_COLOR"),
                 debug=debug,
@@ -160,10 +171,8 @@ def _answered(session: Session, work: Callable[[], Answer]) -> int:
         answer = work()
         if session.as_json:
             print(json.dumps(answer.document, indent=2, ensure_ascii=False))
-        else:
-            screen = session.screen()
-            for section in answer.sections:
-                screen.show(section)
+        for section in answer.sections:
+            session.show(section)
         sys.stdout.flush()
     except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
         raise  # click knows how these end

@@ -7,9 +7,11 @@ into `Decimal` and aware UTC when somebody looks.
 from __future__ import annotations
 
 import json
+from array import array
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from operator import sub
 from typing import TYPE_CHECKING, Any, Self
 
 from fluxai.core.ledger import (
@@ -212,7 +214,8 @@ class Decision:
     output_tokens: int
     decision: str
     verdict: Verdict | None
-    _balances: list[int] | None
+    #: Committed, then reserved, of each counter, as 64-bit integers: taken apart when asked for.
+    _balances: bytes | None
     _method: str
     #: Cheaper able models and the need of each, for the counter-offer of a refusal.
     _offers: tuple[tuple[str, Need], ...]
@@ -275,7 +278,7 @@ class Decision:
         """Every candidate that was judged, with the balances it was judged on."""
         if self.verdict is not None:
             return self.verdict.steps
-        balances = self._balances or []
+        balances = array("q", self._balances or b"")
         half = len(balances) // 2
         return (
             Step(
@@ -283,7 +286,7 @@ class Decision:
                 self.amounts,
                 self.output_tokens,
                 tuple(balances[:half]),
-                tuple(balances[half:]),
+                tuple(map(sub, balances[:half], balances[half:])),
                 (),
                 None,
             ),

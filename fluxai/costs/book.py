@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final, Protocol
@@ -198,6 +197,8 @@ class PriceBook:
 
     def near(self, model_id: str, provider: str | None = None, limit: int = 3) -> list[str]:
         """Return known ids that look like this one, the most similar first."""
+        from difflib import get_close_matches
+
         text = model_id.lower()[:80].rpartition("/")[2]
         home = self.table.provider(provider_name(provider)) if provider else None
         home = home or self.table.of_model(text)
@@ -206,7 +207,7 @@ class PriceBook:
         ids = {*own, *(line["id"] for p in homes for line in p.lines)}
         # Only ids that begin alike: comparing with thousands would take longer than the call.
         alike = [name for name in ids if name[:2].lower() == text[:2]][:400]
-        return difflib.get_close_matches(text, alike, n=limit, cutoff=0.6)
+        return get_close_matches(text, alike, n=limit, cutoff=0.6)
 
 
 def _local(model: str) -> Line:

@@ -399,6 +399,11 @@ def _instant(at: datetime | None, own_us: int | None) -> int:
     return (at - _EPOCH) // timedelta(microseconds=1)
 
 
+def _plain(amount: Decimal) -> Decimal:
+    """Drop trailing zeros without turning 100 into 1E+2."""
+    return amount.quantize(Decimal(1)) if amount == amount.to_integral() else amount.normalize()
+
+
 def _nanos_up(cost: Decimal) -> int:
     return int((cost * 10**9).to_integral_value("ROUND_CEILING"))
 
@@ -408,8 +413,9 @@ def _lines(rates: Rates, usage: Usage) -> list[CostLine]:
     lines: list[CostLine] = []
 
     def line(kind: str, quantity: Decimal | int, rate: int) -> None:
-        unit_price = Decimal(rate).scaleb(-15)
-        lines.append(CostLine(kind, quantity, unit_price, quantity * unit_price, rates.version))
+        unit_price = _plain(Decimal(rate).scaleb(-15))
+        amount = _plain(quantity * unit_price)
+        lines.append(CostLine(kind, quantity, unit_price, amount, rates.version))
 
     finer = dict.fromkeys(DETAIL_OF.values(), 0)
     for kind, quantity in usage.details.items():

@@ -61,6 +61,16 @@ _BEDROCK = re.compile(
     r"(?:ai21|amazon|anthropic|cohere|deepseek|google|luma|meta|minimax|mistral|moonshot|moonshotai"
     r"|nvidia|openai|qwen|stability|twelvelabs|writer|xai|zai)\.(?=.)"
 )
+#: Ids that say who made the model, though neither the provider's name nor its usual prefix is in
+#: them.
+_MAKERS: Final = (
+    (
+        re.compile(r"text-embedding-(?:3|ada)|text-davinci|dall-e|chatgpt|babbage-0|davinci-0"),
+        "openai",
+    ),
+    (re.compile(r"text-(?:multilingual-)?embedding-0|imagen-|veo-|gemma-"), "google"),
+    (re.compile(r"(?:embed|rerank)-(?:english|multilingual|v\d)|c4ai-"), "cohere"),
+)
 _COMPACT_DATE = re.compile(r"-(20\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=-|:|$)")
 
 
@@ -104,6 +114,9 @@ def spellings(model: str) -> Iterator[tuple[str | None, str]]:
     elif text.startswith("ft:"):
         yield "openai", text
     yield None, text
+    for pattern, maker in _MAKERS:
+        if pattern.match(text):
+            yield maker, text
     dashed = _COMPACT_DATE.sub(r"-\1-\2-\3", text)
     if dashed != text:
         yield None, dashed

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 Line = Mapping[str, Any]
@@ -123,7 +123,7 @@ class PriceTable:
 @cache
 def bundled() -> PriceTable:
     """Read the table that ships with the package: once, on first use."""
-    return PriceTable((files("fluxai.costs") / "data" / "prices.jsonl").read_text("utf-8"))
+    return PriceTable((Path(__file__).parent / "data" / "prices.jsonl").read_text("utf-8"))
 
 
 def matcher(clause: Any) -> Matcher:

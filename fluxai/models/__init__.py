@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fluxai.models.model import Model
-    from fluxai.models.registry import ModelRegistry, cheapest_able
+    from fluxai.models.registry import ModelRegistry
+    from fluxai.models.standins import cheapest_able
 
 __all__ = ["Model", "ModelRegistry", "cheapest_able"]
 
-_HOMES = {"Model": "model", "ModelRegistry": "registry", "cheapest_able": "registry"}
+_HOMES = {"Model": "model", "ModelRegistry": "registry", "cheapest_able": "standins"}
 
 
 def __getattr__(name: str) -> object:

@@ -100,5 +100,6 @@ def describe(provider: str, line: Mapping[str, Any], rates: Mapping[str, Any]) -
         context_window=line.get("context"),
         max_output=line.get("output"),
         free=bool(line.get("free")) or not prices,
+        deprecated=bool(line.get("deprecated")),
         **prices,
     )

@@ -66,6 +66,7 @@ class Model(BaseModel):
     max_output: Annotated[int | None, Field(gt=0, le=10**12)] = None
     enabled: bool = True
     free: bool = False
+    deprecated: bool = False
 
     @model_validator(mode="before")
     @classmethod

@@ -7,7 +7,7 @@ looks at the policies that apply, not at all there are.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
 
 from fluxai.core.ledger import (
@@ -472,9 +472,14 @@ def _candidate(
 def alerts_of(policy: Policy, limit: int) -> tuple[tuple[int, str], ...]:
     """Return (amount, share) of the shares that a policy announces."""
     return tuple(
-        (int((share * limit).to_integral_value(ROUND_CEILING)), str(share))
-        for share in policy.alert_at
+        (_share_of(limit, share), str(share)) for share in policy.alert_at
     )
+
+
+def _share_of(limit: int, share: Decimal) -> int:
+    """Return a share of a limit, rounded up; exact whatever the caller's decimal context is."""
+    numerator, denominator = share.as_integer_ratio()
+    return -(-limit * numerator // denominator)
 
 
 def feeds(policy: Policy, key: CounterKey) -> bool:

@@ -142,7 +142,8 @@ class Tool(_Record):
 
     def unit_rate(self) -> int:
         """Return the price in nano-USD per million units, rounded up."""
-        return int((self.cost_per_unit * 10**15).to_integral_value("ROUND_CEILING"))
+        numerator, denominator = self.cost_per_unit.as_integer_ratio()
+        return -(-numerator * 10**15 // denominator)
 
 
 class Policy(_Record):

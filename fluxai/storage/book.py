@@ -704,9 +704,9 @@ def opened(
     if ring is None:
         counter = Counter(key, end_us)
         if counter.measure != CONCURRENT:
-            counter.settled = counter.committed = sum(amount for _, amount in sums)
+            counter.committed = sum(amount for _, amount in sums)
         # One that opens at zero is kept only once something is held or posted there.
-        counter.dirty = counter.settled != 0
+        counter.dirty = counter.committed != 0
         return counter
     state = RingState(ring, ring.bucket(at_us))
     counter = Counter(key, end_us, state)

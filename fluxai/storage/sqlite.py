@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-import threading
+import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fluxai.core.errors import StorageError
-from fluxai.core.windows import DAY_US
+from fluxai.core.windows import DAY_US, MIN_US
 from fluxai.storage.base import (
     Adjust,
     Alert,
@@ -87,15 +87,16 @@ class SqliteStorage:
     ) -> None:
         self.notices = Notices()
         self.settle_on_expiry = False
-        #: How often moving the log into the file failed. Nothing is lost by that.
-        self.checkpoint_errors = 0
+        #: How often tidying the file up failed. Nothing is lost by that.
+        self.tidying_errors = 0
         self._file = SqliteFile(url, busy_timeout_s=busy_timeout_s, mounts=mounts)
         self._sql = load_statements("sqlite_queries.sql")
-        self._combiner: Combiner[_Item, Any] = Combiner(self._carry_out)
+        self._combiner: Combiner[_Item, Any] = Combiner(_weakly(self))
+        # At exit, threads that nobody waits for may still be in the middle of a verb.
+        weakref.finalize(self, self._combiner.close)
         self._resident: Resident | None = None
-        self._tidying = threading.Lock()
-        self._rows_written = 0
-        self._rows_tidied = 0
+        self._rows_untidy = 0
+        self._latest_us = MIN_US
 
     @property
     def url(self) -> str:
@@ -158,33 +159,39 @@ class SqliteStorage:
     def _submit(self, item: _Item, name: Hashable, *, urgent: bool) -> Any:
         with self._item_faults():
             answer = self._combiner.submit(item, urgent=urgent, name=name)
-        if self._rows_written - self._rows_tidied > ROWS_PER_TIDYING:
+        if self._rows_untidy > ROWS_PER_TIDYING:
             self._tidy()
         return answer
 
     def _tidy(self) -> None:
-        """Move the log into the file, once the verb is acknowledged that made it long enough."""
-        if not self._tidying.acquire(blocking=False):
-            return
+        """Tidy the file up, once the verb is acknowledged that made it long enough.
+
+        The log is moved into the file, and the counters of ended windows are let go.
+        """
+        # Set first, so that others leave it to this thread.
+        self._rows_untidy = 0
         try:
-            self._rows_tidied = self._rows_written
+            with self._writing() as book:
+                book.drop_ended_counters(self._latest_us, ENDED_PER_TIDYING)
             self._file.checkpoint()
         except StorageError as error:
-            self.checkpoint_errors += 1
-            log.warning("the log of %s could not be moved into it yet: %s", self.url, error)
-        finally:
-            self._tidying.release()
+            self.tidying_errors += 1
+            log.warning("%s could not be tidied up; it will be tried again: %s", self.url, error)
 
     def _carry_out(self, items: Sequence[_Item]) -> list[Any]:
         """Carry out a batch in one transaction, whole or not at all."""
+        if not items:
+            return []
         before = [_Before(item.reservation) for item in items if isinstance(item, Ask)]
         try:
             with self._writing() as book:
                 book.prefetch(items)
-                return [
+                answers = [
                     book.reserve(item) if isinstance(item, Ask) else book.resolve(item)
                     for item in items
                 ]
+                self._latest_us = max(self._latest_us, _time_of(items[-1]))
+                return answers
         except BaseException:
             for kept in before:
                 kept.restore()
@@ -198,11 +205,12 @@ class SqliteStorage:
             resident = self._resident = resident_of(connection, file.commits, self._resident)
             # From the first change to the commit it may say what is not so.
             resident.commits = -1
+            rows = connection.total_changes
             book = SqliteBook(connection, resident, settle_on_expiry=self.settle_on_expiry)
             yield book
             book.flush()
             resident.commits = file.commits + 1
-            self._rows_written = connection.total_changes
+            self._rows_untidy += connection.total_changes - rows
         self.notices.alerts.extend(book.notices.alerts)
 
     @contextmanager
@@ -376,6 +384,18 @@ class SqliteStorage:
             return connection.execute(self._sql[name], values).fetchall()
 
 
+def _weakly(storage: SqliteStorage) -> Callable[[Sequence[_Item]], list[Any]]:
+    """Carry out batches of a store without keeping it alive."""
+    reference = weakref.ref(storage)
+
+    def carry_out(items: Sequence[_Item]) -> list[Any]:
+        alive = reference()
+        assert alive is not None  # noqa: S101 -- the caller is inside one of its methods
+        return alive._carry_out(items)  # noqa: SLF001 -- our own
+
+    return carry_out
+
+
 class _Before:
     """A reservation as its caller made it, for when the batch that decided it is rolled back."""
 
@@ -389,6 +409,16 @@ class _Before:
     def restore(self) -> None:
         self.reservation.expires_us = self.expires_us
         self.reservation.extra = self.extra
+
+
+def _time_of(item: _Item) -> int:
+    match item:
+        case Ask():
+            return item.reservation.counted_us
+        case Settle() | Record():
+            return item.event.at_us
+        case _:
+            return item.at_us
 
 
 def _at_the_door(item: Resolution) -> Resolution:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import URL, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from fluxai.core.errors import ConfigurationError, StorageError
 from fluxai.storage.statements import load_migrations, split_script
@@ -44,7 +44,9 @@ CHECKED_BYTES_MAX = 16 * 1024 * 1024
 #: The writer itself checkpoints only when nobody did it off the hot path for so many pages.
 AUTOCHECKPOINT_PAGES = 4_000
 WAL_BYTES_KEPT = 64 * 1024 * 1024
+WRITER_CACHE_KB = 16_000
 LOCK_POLL_S = 0.000_5
+READERS_KEPT = 8
 READERS_MAX = 64
 #: Where two machines may see one file, and neither the other's locks or shared memory.
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -147,6 +149,7 @@ class SqliteFile:
             StorageError: The file can't be read.
         """
         with self._translated(), self._among_readers() as engine:
+            self._require_same_file()
             pooled = engine.raw_connection()
             try:
                 connection = _driver(pooled)
@@ -287,7 +290,8 @@ class SqliteFile:
             with self._gate:
                 engine = self._engine()
             pooled = engine.raw_connection()
-            _driver(pooled).execute("PRAGMA query_only = OFF")
+            for pragma in ("query_only = OFF", f"cache_size = -{WRITER_CACHE_KB}"):
+                _driver(pooled).execute(f"PRAGMA {pragma}")
             self._held.writer = pooled
         return _driver(pooled)
 
@@ -306,8 +310,8 @@ class SqliteFile:
                     "timeout": self.busy_timeout_s,
                     "cached_statements": 256,
                 },
-                pool_size=READERS_MAX,
-                max_overflow=0,
+                pool_size=READERS_KEPT,
+                max_overflow=READERS_MAX - READERS_KEPT,
                 pool_reset_on_return=None,
             )
             event.listen(engine, "connect", _prepare)
@@ -442,8 +446,9 @@ class SqliteFile:
             raise
         except sqlite3.Error as error:
             raise self.fault(error) from error
-        except DBAPIError as error:
-            cause = error.orig if isinstance(error.orig, sqlite3.Error) else error
+        except SQLAlchemyError as error:
+            # One that came while it connected is wrapped; what matters is the driver's own.
+            cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
             raise self.fault(cause) from cause
         except OSError as error:
             raise StorageError(f"{self.path}: {error.strerror or error}") from error
@@ -559,7 +564,6 @@ def _prepare(connection: sqlite3.Connection, _record: object) -> None:
         "synchronous = FULL",
         f"wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}",
         f"journal_size_limit = {WAL_BYTES_KEPT}",
-        "cache_size = -16000",
         "temp_store = MEMORY",
         "trusted_schema = OFF",
     ):

@@ -47,7 +47,7 @@ def counter_of(row: Row) -> Counter:
         state = RingState(ring, kept["head"], buckets)
     counter = Counter(key, row[7], state)
     counter.row_id = row[0]
-    counter.settled = row[8]
+    counter.reserved = row[9]
     counter.committed = row[8] + row[9]
     counter.carried = row[10]
     return counter

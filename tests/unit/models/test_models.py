@@ -226,6 +226,40 @@ def test_cheapest_able_may_be_nothing() -> None:
     assert found.id == "small"
 
 
+def test_embeddings_have_no_stand_in(registry: ModelRegistry) -> None:
+    """The vectors of another model do not fit those that were stored."""
+    assert cheapest_able(registry, "text-embedding-3-large") is None
+
+
+def test_cheapest_able_takes_the_same_parameters(registry: ModelRegistry) -> None:
+    """A call that was written for one model must not be refused by the one that stands in."""
+    found = cheapest_able(registry, "gpt-4o")
+    assert found is not None
+    assert found.id == "gpt-4.1-nano"
+    reasoning = cheapest_able(registry, "o1")
+    assert reasoning is not None
+    assert "reasoning" in reasoning.capabilities
+
+
+@pytest.mark.parametrize(
+    ("model", "maker"),
+    [
+        ("openrouter/anthropic/claude-sonnet-4.5", "anthropic/"),
+        ("us.anthropic.claude-sonnet-4-5-20250929-v1:0", ""),
+    ],
+)
+def test_cheapest_able_stays_with_the_maker(
+    registry: ModelRegistry, model: str, maker: str
+) -> None:
+    """A reseller's cheapest model by somebody else is another product."""
+    found = cheapest_able(registry, model)
+    assert found is not None
+    assert found.id.startswith(maker)
+    assert "claude" in found.id
+    assert not found.id.startswith("regional.")
+    assert registry.rates(found.id, NOW).provider == found.provider or maker
+
+
 def test_cheapest_able_of_an_unknown_model(registry: ModelRegistry) -> None:
     """An unknown model has no stand-in, and raises."""
     with pytest.raises(UnknownModel):
