@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from fluxai.arguments import instant_us
+from fluxai.context import BUDGET_LABEL
 from fluxai.core.decisions import Reservation, UsageEvent, measured
 from fluxai.core.errors import InvalidRequest
 from fluxai.core.ledger import MEASURES, CounterKey
 from fluxai.core.money import to_decimal
-from fluxai.core.windows import MAX_US, MIN_US, from_us, to_us, window_at
-from fluxai.policy.compile import Rule, RuleSet, rule_of
-from fluxai.policy.records import Policy, User
-from fluxai.storage.base import Storage, UsageRow
+from fluxai.core.windows import MAX_US, MIN_US, Window, from_us, window_at
+from fluxai.policy.catalog import ToolCatalog
+from fluxai.policy.compile import Rule, RuleSet
+from fluxai.policy.records import User
+from fluxai.storage.base import Balance, Storage, UsageRow
 
 GROUPS = ("tool", "user", "model")
 RECENT_EVENTS = 10
@@ -25,8 +28,8 @@ RECENT_EVENTS = 10
 class Budget:
     """A policy's running account in its current window.
 
-    `limit`, `settled`, `reserved` and `remaining` are USD for the measure `cost`, counts otherwise;
-    `limit` includes what was granted for a time.
+    `limit`, `granted`, `settled`, `reserved` and `remaining` are USD for the measure `cost`, counts
+    otherwise. `limit` includes what was granted for a time, which `granted` shows.
     """
 
     policy_id: str
@@ -42,6 +45,7 @@ class Budget:
     remaining: Decimal | int
     window_start: datetime | None
     resets_at: datetime | None
+    granted: Decimal | int = 0
     currency: str = "USD"
 
     def to_dict(self) -> dict[str, Any]:
@@ -56,17 +60,21 @@ def _plain(value: Any) -> Any:
 
 
 def budgets(
-    storage: Storage, rules: RuleSet, tenant: str, user: str | None, at_us: int
+    storage: Storage,
+    rules: RuleSet,
+    canonical: Callable[[str], str],
+    tenant: str,
+    user: str | None,
+    at_us: int,
 ) -> list[Budget]:
-    """List the running accounts that concern a tenant; with a user, that user's too.
-
-    A limit for each user, tool or label value shows the accounts that have been opened.
-    """
+    """List the running accounts that concern a tenant; see `Governor.budgets`."""
     found: list[Budget] = []
     for rule in _all_rules(storage, rules, tenant, user):
         if rule.kind == "per_request":
             continue
-        found.extend(_accounts(storage, rules, rule, tenant, user, at_us))
+        window = rules.window(rule.kind, at_us)
+        for balance in _balances(storage, rule, window, canonical, tenant, user, at_us):
+            found.append(_budget(rule, window, balance, at_us))
     return found
 
 
@@ -75,68 +83,71 @@ def _all_rules(
 ) -> Iterable[Rule]:
     explicit = [*rules.own.rules.values(), *rules.every.rules.values()]
     yield from sorted(explicit, key=lambda rule: rule.rank)
-    spec = {
-        (rule.policy.scope, rule.policy.scope_id, rule.measure, rule.kind)
-        for rule in explicit
-        if rule.policy.decision != "allow"
-    }
-    users = [
-        User.model_validate(row)
-        for row in storage.records("user", scope=tenant, id=user, limit=1_000)
-    ]
-    for policy in rules.derived_policies(users):
-        key = (policy.scope, policy.scope_id, 0, policy.window_kind)
-        if policy.decision == "allow" or key not in spec:
-            yield rule_of(policy)
+    rows = storage.records("user", scope=tenant, id=user, limit=1_000)
+    yield from rules.derived([User.model_validate(row) for row in rows])
 
 
-def _accounts(
-    storage: Storage, rules: RuleSet, rule: Rule, tenant: str, user: str | None, at_us: int
-) -> Iterable[Budget]:
+def _balances(
+    storage: Storage,
+    rule: Rule,
+    window: Window,
+    canonical: Callable[[str], str],
+    tenant: str,
+    user: str | None,
+    at_us: int,
+) -> Iterable[Balance]:
+    """Read the accounts that a rule limits: the one it names, or those that have been opened."""
     policy = rule.policy
-    window = rules.window(rule.kind, at_us)
+    scope, value = policy.scope, policy.scope_id
     measure = MEASURES[rule.measure]
-    name = "requests" if measure == "concurrent" else measure
-    values: list[str] | None = None
-    if policy.scope == "tenant":
-        values = [tenant]
-    elif policy.scope == "user":
-        wanted = user if policy.scope_id is None else policy.scope_id
-        if user is not None and wanted != user:
-            return
-        values = None if wanted is None else [wanted]
-    elif policy.scope_id is not None and (policy.scope == "tool" or "=" in policy.scope_id):
-        values = [policy.scope_id]
-    if values is not None:
-        keys = [
-            (CounterKey(tenant, policy.scope, value, name, rule.kind, window.start_us), window.end_us)
-            for value in values
-        ]
-        balances = storage.balances(keys, at_us)
-    else:
-        balances = [
-            balance
-            for balance in storage.accounts(tenant, policy.scope, name, rule.kind, at_us)
-            if policy.scope_id is None or balance.key.value.startswith(f"{policy.scope_id}=")
-        ]
+    counted = "requests" if measure == "concurrent" else measure
+    if scope == "tenant":
+        value = tenant
+    elif scope == "user":
+        if user is not None and value not in (None, user):
+            return []
+        value = user if value is None else value
+    elif scope == "tool" and value is not None:
+        value = canonical(value)
+    if value is not None and (scope != "label" or "=" in value):
+        key = CounterKey(tenant, scope, value, counted, rule.kind, window.start_us)
+        return storage.balances([(key, window.end_us)], at_us)
+    return [
+        balance
+        for balance in storage.accounts(tenant, scope, counted, rule.kind, at_us)
+        if _is_shown(balance.key, value)
+    ]
+
+
+def _is_shown(key: CounterKey, label: str | None) -> bool:
+    if key.scope != "label":
+        return True
+    if label is not None:
+        return key.value.startswith(f"{label}=")
+    # The accounts of budget() blocks are not those of a label that anybody chose.
+    return not key.value.startswith(BUDGET_LABEL)
+
+
+def _budget(rule: Rule, window: Window, balance: Balance, at_us: int) -> Budget:
+    policy = rule.policy
+    measure = MEASURES[rule.measure]
     limit, _ = rule.limit_at(at_us)
-    for balance in balances:
-        left = max(0, limit - balance.settled - balance.reserved)
-        yield Budget(
-            policy_id=rule.id,
-            scope=policy.scope,
-            scope_id=None if policy.scope == "tenant" else balance.key.value,
-            measure=measure if measure == "concurrent" else name,
-            limit_type=policy.limit_type,
-            decision=policy.decision,
-            mode=policy.mode,
-            limit=measured(limit, measure),
-            settled=measured(balance.settled, measure),
-            reserved=measured(balance.reserved, measure),
-            remaining=measured(left, measure),
-            window_start=from_us(window.start_us) if window.start_us > MIN_US else None,
-            resets_at=from_us(window.end_us) if window.end_us < MAX_US else None,
-        )
+    return Budget(
+        policy_id=rule.id,
+        scope=policy.scope,
+        scope_id=None if policy.scope == "tenant" else balance.key.value,
+        measure=measure,
+        limit_type=policy.limit_type,
+        decision=policy.decision,
+        mode=policy.mode,
+        limit=measured(limit, measure),
+        granted=measured(limit - rule.limit, measure),
+        settled=measured(balance.settled, measure),
+        reserved=measured(balance.reserved, measure),
+        remaining=measured(max(0, limit - balance.settled - balance.reserved), measure),
+        window_start=from_us(window.start_us) if window.start_us > MIN_US else None,
+        resets_at=from_us(window.end_us) if window.end_us < MAX_US else None,
+    )
 
 
 class BlockBudget:
@@ -191,7 +202,7 @@ class UsageSummary:
 
     Attributes:
         total_cost: USD.
-        total_units: Requests, or units of tools.
+        total_units: Requests, or units of tools; of a tool that is priced by the token, its tokens.
         by_tool: Sums per tool, dearest first.
         groups: Sums per group of `group_by`, keyed by a tuple in that order.
         recent_events: The latest few events of the period.
@@ -237,6 +248,7 @@ def _group_row(group: UsageGroup) -> dict[str, Any]:
 def usage(
     storage: Storage,
     rules: RuleSet,
+    catalog: ToolCatalog,
     tenant: str,
     *,
     user: str | None,
@@ -248,14 +260,16 @@ def usage(
 ) -> UsageSummary:
     """Sum what was settled; see `Governor.usage`."""
     if period not in ("day", "month"):
-        raise InvalidRequest("period", f"must be 'day' or 'month', got {period!r}")
+        raise InvalidRequest("period", f"must be 'day' or 'month', got {period!r:.60}")
+    if isinstance(group_by, str):
+        group_by = (group_by,)
     for name in group_by:
         if name not in GROUPS:
-            raise InvalidRequest("group_by", f"{name!r} is not one of {', '.join(GROUPS)}")
-    pivot_us = at_us if start is None else to_us(start, "start")
+            raise InvalidRequest("group_by", f"{name!r:.60} is not one of {', '.join(GROUPS)}")
+    pivot_us = at_us if start is None else instant_us("start", start)
     window = window_at("daily" if period == "day" else "monthly", pivot_us, rules.calendar)
     start_us = window.start_us if start is None else pivot_us
-    end_us = window.end_us if end is None else to_us(end, "end")
+    end_us = window.end_us if end is None else instant_us("end", end)
     if end is not None and start is None:
         start_us = window_at(
             "daily" if period == "day" else "monthly", end_us - 1, rules.calendar
@@ -265,6 +279,8 @@ def usage(
     rows = [
         row for row in storage.usage(tenant, start_us, end_us) if user is None or row.user == user
     ]
+    by_token = {row.tool for row in rows if catalog.unit(row.tool) == "tokens"}
+    rows = [replace(row, requests=row.tokens) if row.tool in by_token else row for row in rows]
     groups = _grouped(rows, lambda row: tuple(getattr(row, name) for name in group_by))
     by_tool = _grouped(rows, lambda row: (row.tool,))
     return UsageSummary(

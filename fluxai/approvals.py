@@ -5,16 +5,19 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from fluxai.arguments import check_reason, check_text, count
 from fluxai.core.decisions import Approval
 from fluxai.core.errors import InvalidRequest, NotFound
 from fluxai.core.ids import uuid_int
+from fluxai.core.windows import to_us
 from fluxai.storage.base import Approve, Reject
 
 if TYPE_CHECKING:
     from fluxai.governor import Governor
 
 STATES = ("pending", "approved", "rejected", "used", "expired")
-_POLL_S = 0.2
+#: How often somebody who waits looks again.
+WAITED_S = 0.2
 
 
 class Approvals:
@@ -28,8 +31,10 @@ class Approvals:
     ) -> list[Approval]:
         """List approvals, newest first."""
         if state is not None and state not in STATES:
-            raise InvalidRequest("state", f"{state!r} is not one of {', '.join(STATES)}")
-        return self._governor.storage.approvals(tenant=tenant, state=state, limit=limit)
+            raise InvalidRequest("state", f"{state!r:.60} is not one of {', '.join(STATES)}")
+        return self._governor.storage.approvals(
+            tenant=tenant, state=state, limit=count("limit", limit, 1)
+        )
 
     def get(self, approval_id: str, *, tenant: str | None = None) -> Approval:
         """Return one approval.
@@ -53,7 +58,7 @@ class Approvals:
                 crossed now (it then stays pending).
             NotFound: There is none under that id.
         """
-        _who(by)
+        check_text("by", by)
         governor = self._governor
         uid, owner = self._where(approval_id, tenant)
         at_us = governor._now()
@@ -71,7 +76,7 @@ class Approvals:
             ApprovalConflict: It was used, or has expired.
             NotFound: There is none under that id.
         """
-        _who(by)
+        check_text("by", by)
         governor = self._governor
         uid, owner = self._where(approval_id, tenant)
         approval: Approval = governor._resolve(
@@ -94,26 +99,26 @@ class Approvals:
         left = timeout
         while True:
             approval = self.get(approval_id, tenant=tenant)
-            if approval.state != "pending" or (left is not None and left <= 0):
+            if self.over(approval, left):
                 return approval
-            if self._governor.clock.now_us() >= int(approval.expires_at.timestamp() * 1e6):
-                return approval
-            pause = _POLL_S if left is None else min(_POLL_S, left)
+            pause = WAITED_S if left is None else min(WAITED_S, left)
             waited.wait(pause)
-            if left is not None:
-                left -= pause
+            left = None if left is None else left - pause
+
+    def over(self, approval: Approval, left: float | None) -> bool:
+        """Say whether there is nothing more to wait for, with `left` seconds to go."""
+        if approval.state != "pending" or (left is not None and left <= 0):
+            return True
+        return self._governor.clock.now_us() >= to_us(approval.expires_at)
 
     def _where(self, approval_id: str, tenant: str | None) -> tuple[int, str]:
+        if not isinstance(approval_id, str):
+            raise InvalidRequest("id", f"must be an id, got {type(approval_id).__name__}")
         try:
             uid = uuid_int(approval_id)
-        except (ValueError, AttributeError):
-            raise NotFound(f"approval: no approval {approval_id!r}") from None
+        except ValueError:
+            raise NotFound(f"approval: no approval {approval_id!r:.60}") from None
         found = self._governor.storage.find(tenant, uid)
         if found is None:
             raise NotFound(f"approval: no approval {approval_id!r}")
         return uid, found.subject.tenant
-
-
-def _who(by: object) -> None:
-    if not isinstance(by, str) or not by.strip():
-        raise InvalidRequest("by", "say who decides")

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
-from fluxai.core.decisions import Reservation
+from fluxai.approvals import WAITED_S, Approvals
+from fluxai.core.decisions import Approval
+from fluxai.core.ids import uuid_int
 from fluxai.governor import Governor
-from fluxai.guard import Guard
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from fluxai.analytics import BlockBudget, RouteResult
+    from fluxai.govern import GovernOptions
+    from fluxai.guard import CallArguments, Guard
 
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 _Verb = Callable[Concatenate[Governor, P], T]
 _Awaited = Callable[Concatenate["AsyncGovernor", P], Coroutine[Any, Any, T]]
 
@@ -18,24 +30,49 @@ _Awaited = Callable[Concatenate["AsyncGovernor", P], Coroutine[Any, Any, T]]
 def _awaited(verb: _Verb[P, T]) -> _Awaited[P, T]:
     """Make a verb of the governor one that is awaited; it runs to its end once begun."""
 
-    async def hop(self: AsyncGovernor, *args: P.args, **kwargs: P.kwargs) -> T:
+    @functools.wraps(verb)
+    async def hop(self: AsyncGovernor, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.governor.hops.run(lambda: verb(self.governor, *args, **kwargs))
 
-    hop.__name__, hop.__doc__ = verb.__name__, verb.__doc__
     return hop
 
 
-def _awaited_hold(verb: _Verb[P, Reservation]) -> _Awaited[P, Reservation]:
-    """Like `_awaited`, for what holds money: a caller that is cancelled leaves no hold behind."""
+def _awaited_hold(verb: _Verb[P, T], undo: Callable[[Governor, T], None]) -> _Awaited[P, T]:
+    """Like `_awaited`, for what holds money: a caller that is cancelled leaves no hold behind.
 
-    async def hop(self: AsyncGovernor, *args: P.args, **kwargs: P.kwargs) -> Reservation:
+    But for one under an idempotency key, which is there for a retry to find.
+    """
+
+    @functools.wraps(verb)
+    async def hop(self: AsyncGovernor, /, *args: P.args, **kwargs: P.kwargs) -> T:
         governor = self.governor
-        return await governor.hops.hold(
-            lambda: verb(governor, *args, **kwargs), governor.release_if_held
-        )
 
-    hop.__name__, hop.__doc__ = verb.__name__, verb.__doc__
+        def give_back(held: T) -> None:
+            if kwargs.get("idempotency_key") is None:
+                undo(governor, held)
+
+        return await governor.hops.hold(lambda: verb(governor, *args, **kwargs), give_back)
+
     return hop
+
+
+def _release_route(governor: Governor, route: RouteResult) -> None:
+    """Release what `check_and_route(hold=True)` holds."""
+    if route.reservation_id is not None:
+        held = governor.storage.find(None, uuid_int(route.reservation_id))
+        if held is not None:
+            governor.release_if_held(held)
+
+
+def _like(
+    original: Callable[Concatenate[Any, P], None],
+) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
+    """Give a constructor the arguments of another, for type checkers and readers."""
+
+    def typed(made: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
+        return functools.wraps(original)(made)
+
+    return typed
 
 
 class _Registry:
@@ -48,30 +85,52 @@ class _Registry:
     def __getattr__(self, call: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         verb = getattr(getattr(self._governor, self._name), call)
 
+        @functools.wraps(verb)
         async def hop(*args: Any, **kwargs: Any) -> Any:
             return await self._governor.hops.run(lambda: verb(*args, **kwargs))
 
         return hop
 
 
+class _Approvals(_Registry):
+    """Approvals, awaited; waiting for one leaves the event loop to the others."""
+
+    async def wait(
+        self, approval_id: str, *, timeout: float | None = None, tenant: str | None = None
+    ) -> Approval:
+        """Wait until somebody answers; see `Approvals.wait`."""
+        approvals, hops = Approvals(self._governor), self._governor.hops
+        left = timeout
+        while True:
+            approval = await hops.run(lambda: approvals.get(approval_id, tenant=tenant))
+            if approvals.over(approval, left):
+                return approval
+            pause = WAITED_S if left is None else min(WAITED_S, left)
+            await asyncio.sleep(pause)
+            left = None if left is None else left - pause
+
+
 class AsyncGovernor:
     """A `Governor` for async code: the same arguments, the same names, awaited.
 
     On a store that waits for a disk each verb runs in a thread; in memory it runs in place. Use it
-    with `async with`, or call `await close()`.
+    with `async with`, or call `await close()`. What it opens, it opens at once, not in a thread.
     """
 
+    governor: Governor
+
+    @_like(Governor.__init__)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.governor = Governor(*args, **kwargs)
 
     check = _awaited(Governor.check)
-    reserve = _awaited_hold(Governor.reserve)
+    reserve = _awaited_hold(Governor.reserve, Governor.release_if_held)
     settle = _awaited(Governor.settle)
     release = _awaited(Governor.release)
     extend = _awaited(Governor.extend)
     record = _awaited(Governor.record)
     adjust = _awaited(Governor.adjust)
-    check_and_route = _awaited(Governor.check_and_route)
+    check_and_route = _awaited_hold(Governor.check_and_route, _release_route)
     budgets = _awaited(Governor.budgets)
     usage = _awaited(Governor.usage)
     events = _awaited(Governor.events)
@@ -82,50 +141,56 @@ class AsyncGovernor:
     replay_spool = _awaited(Governor.replay_spool)
 
     @property
-    def tenants(self) -> Any:
+    def tenants(self) -> _Registry:
         """The tenants' records; see `Governor.tenants`."""
         return _Registry(self.governor, "tenants")
 
     @property
-    def users(self) -> Any:
+    def users(self) -> _Registry:
         """The users' records; see `Governor.users`."""
         return _Registry(self.governor, "users")
 
     @property
-    def tools(self) -> Any:
+    def tools(self) -> _Registry:
         """The tools' records; see `Governor.tools`."""
         return _Registry(self.governor, "tools")
 
     @property
-    def models(self) -> Any:
+    def models(self) -> _Registry:
         """The models; see `Governor.models`."""
         return _Registry(self.governor, "models")
 
     @property
-    def policies(self) -> Any:
+    def policies(self) -> _Registry:
         """The policies; see `Governor.policies`."""
         return _Registry(self.governor, "policies")
 
     @property
-    def approvals(self) -> Any:
+    def approvals(self) -> _Approvals:
         """Calls that wait for a human; see `Governor.approvals`."""
-        return _Registry(self.governor, "approvals")
+        return _Approvals(self.governor, "approvals")
 
-    def guard(self, **request: Any) -> Guard:
+    def guard(self, **request: Unpack[CallArguments]) -> Guard:
         """Hold money for the body of an `async with` block; see `Governor.guard`."""
         return self.governor.guard(**request)
 
-    def govern(self, **options: Any) -> Callable[[Any], Any]:
+    def govern(self, **options: Unpack[GovernOptions]) -> Callable[[F], F]:
         """Decorate a function that makes a paid call; see `Governor.govern`."""
         return self.governor.govern(**options)
 
-    def budget(self, *args: Any, **kwargs: Any) -> Any:
+    def budget(
+        self, limit: Decimal | str | int, *, tenant: str | None = None, **labels: str
+    ) -> AbstractContextManager[BlockBudget]:
         """Put one more limit around every governed call inside; see `Governor.budget`."""
-        return self.governor.budget(*args, **kwargs)
+        return self.governor.budget(limit, tenant=tenant, **labels)
 
     async def close(self) -> None:
         """Finish what is queued and let go of the store."""
-        await self.governor.hops.run(self.governor.close)
+        if self.governor.storage.capabilities.blocking:
+            # Not in a hop: closing waits for the hops.
+            await asyncio.to_thread(self.governor.close)
+        else:
+            self.governor.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from fluxai.core.errors import InvalidRequest
-from fluxai.guard import Call, Stream, begin
+from fluxai.guard import Call, CallArguments, begin, begin_async
+from fluxai.streams import AsyncGovernedStream, GovernedStream
 
 if TYPE_CHECKING:
     from fluxai.governor import Governor
@@ -17,6 +19,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _CAPS = ("max_tokens", "max_output_tokens", "max_completion_tokens")
 _PROMPTS = ("prompt", "messages", "input", "contents")
+#: What SDKs pass where an argument is left out.
+_LEFT_OUT = frozenset({"NotGiven", "Omit", "NoneType"})
+
+
+class GovernOptions(TypedDict, total=False):
+    """What `govern` takes."""
+
+    model: str | None
+    tool: str | None
+    tenant: str | None
+    user: str | None
+    labels: Mapping[str, str] | None
+    units: int | None
 
 
 def govern(
@@ -50,13 +65,8 @@ def govern(
     """
 
     def decorate(function: F) -> F:
-        binding = _Binding(
-            function,
-            {"tenant": tenant, "user": user, "labels": labels},
-            model=model,
-            tool=tool,
-            units=units,
-        )
+        subject = CallArguments(tenant=tenant, user=user, labels=labels)
+        binding = _Binding(function, subject, model=model, tool=tool, units=units)
         wrapped: Any = _wrapper(governor, function, binding)
         return wrapped  # type: ignore[no-any-return]
 
@@ -69,64 +79,124 @@ class _Binding:
     def __init__(
         self,
         function: Callable[..., Any],
-        subject: dict[str, Any],
+        subject: CallArguments,
         *,
         model: str | None,
         tool: str | None,
         units: int | None,
     ) -> None:
+        if not callable(function):
+            raise InvalidRequest(
+                "function", f"govern() decorates functions, got {type(function).__name__}"
+            )
+        self._name = getattr(function, "__qualname__", repr(function))
         self._signature = inspect.signature(function)
-        names = self._signature.parameters
+        parameters = self._signature.parameters
+        self._rest = next(
+            (name for name, p in parameters.items() if p.kind is inspect.Parameter.VAR_KEYWORD), None
+        )
+        named = set(parameters) - {self._rest}
         self._subject = subject
         self._model, self._tool, self._units = model, tool, units
-        self._takes_model = "model" in names and tool is None
-        self._cap = next((name for name in _CAPS if name in names), None)
-        self._prompt = next((name for name in _PROMPTS if name in names), None)
-        self._takes_tools = "tools" in names and tool is None
-        if model is None and tool is None and not self._takes_model:
+        self._takes_model = tool is None and "model" in named
+        self._cap = next((name for name in _CAPS if name in named and tool is None), None)
+        #: Parameters that are filled in, and so need not be given.
+        self._filled = {"model"} if self._takes_model else set()
+        if self._cap is not None:
+            self._filled.add(self._cap)
+        if model is not None and tool is not None:
+            raise InvalidRequest("model", "give either model= or tool=")
+        if model is None and tool is None and not self._takes_model and self._rest is None:
             raise InvalidRequest(
                 "model",
-                f"{getattr(function, '__name__', function)} has no parameter 'model'; say which "
-                f"model or tool it pays for: govern(model=…) or govern(tool=…)",
+                f"{self._name} has no parameter 'model'; say which model or tool it pays for: "
+                f"govern(model=…) or govern(tool=…)",
             )
 
-    def request(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Bound:
+        """Bind a call's arguments.
+
+        Raises:
+            TypeError: They do not fit the function. Nothing was held.
+        """
+        bound = self._signature.bind_partial(*args, **kwargs)
+        given = dict(bound.arguments)
+        rest = given.pop(self._rest, {}) if self._rest is not None else {}
+        for name, parameter in self._signature.parameters.items():
+            if (
+                name not in given
+                and name not in self._filled
+                and parameter.default is parameter.empty
+                and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            ):
+                raise TypeError(f"{self._name}() missing required argument: {name!r}")
+        defaults = {
+            name: parameter.default
+            for name, parameter in self._signature.parameters.items()
+            if parameter.default is not parameter.empty
+        }
+        values = {**defaults, **given, **rest}
+        return _Bound(bound, values, self._request(values, rest), self)
+
+    def _request(self, values: Mapping[str, Any], rest: Mapping[str, Any]) -> CallArguments:
         """Turn a call's arguments into what `reserve` takes."""
-        given = self._signature.bind_partial(*args, **kwargs)
-        given.apply_defaults()
-        values = given.arguments
+        request = CallArguments(**self._subject)
         if self._tool is not None:
-            return {**self._subject, "tool": self._tool, "units": self._units}
-        request = dict(self._subject)
-        request["model"] = (values.get("model") if self._takes_model else None) or self._model
+            return {**request, "tool": self._tool, "units": self._units}
+        request["model"] = _said(values, "model") or self._model
         if request["model"] is None:
             raise InvalidRequest("model", "the call names no model, and govern() was given none")
-        request["fixed_tool"] = not self._takes_model
-        if self._cap is not None:
-            request["max_output_tokens"] = values.get(self._cap)
-        if self._prompt is not None:
-            said = values.get(self._prompt)
-            request["prompt" if isinstance(said, str) else "messages"] = said
-        if self._takes_tools:
-            request["tools"] = values.get("tools")
+        request["fixed_tool"] = not self._takes_model and "model" not in rest
+        request["max_output_tokens"] = next(
+            (value for value in (_said(values, name) for name in _CAPS) if value is not None), None
+        )
+        prompt = next((value for value in (_said(values, name) for name in _PROMPTS) if value), None)
+        if isinstance(prompt, str):
+            request["prompt"] = prompt
+        elif prompt is not None:
+            request["messages"] = prompt
+        tools = _said(values, "tools")
+        if tools:
+            request["tools"] = tools
         return request
 
-    def granted(
-        self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Put what was granted into the call's arguments."""
-        changes: dict[str, Any] = {}
+    def fill(self, call: Call, bound: inspect.BoundArguments, values: Mapping[str, Any]) -> None:
+        """Put what was granted into a call's arguments."""
+        rest = bound.arguments.get(self._rest, {}) if self._rest is not None else {}
         if self._takes_model:
-            changes["model"] = call.model
-        if self._cap is not None:
-            bound = self._signature.bind_partial(*args, **kwargs)
-            if bound.arguments.get(self._cap) is None and call.max_output_tokens is not None:
-                changes[self._cap] = call.max_output_tokens
-        if not changes:
-            return args, kwargs
-        bound = self._signature.bind_partial(*args, **kwargs)
-        bound.arguments.update(changes)
-        return bound.args, bound.kwargs
+            bound.arguments["model"] = call.model
+        elif self._tool is None and "model" in rest:
+            rest["model"] = call.model
+        capped = any(_said(values, name) is not None for name in _CAPS)
+        if self._cap is not None and not capped and call.max_output_tokens is not None:
+            bound.arguments[self._cap] = call.max_output_tokens
+
+
+class _Bound:
+    """One call's arguments, and the request that they make."""
+
+    def __init__(
+        self,
+        bound: inspect.BoundArguments,
+        values: Mapping[str, Any],
+        request: CallArguments,
+        binding: _Binding,
+    ) -> None:
+        self._bound = bound
+        self._values = values
+        self._binding = binding
+        self.request = request
+
+    def run(self, function: Callable[..., Any], call: Call) -> Any:
+        """Call the function with what was granted."""
+        self._binding.fill(call, self._bound, self._values)
+        return function(*self._bound.args, **self._bound.kwargs)
+
+
+def _said(values: Mapping[str, Any], name: str) -> Any:
+    """Return an argument; None where it was left out, in whichever way."""
+    value = values.get(name)
+    return None if type(value).__name__ in _LEFT_OUT else value
 
 
 def _wrapper(governor: Governor, function: Any, binding: _Binding) -> Any:
@@ -134,95 +204,87 @@ def _wrapper(governor: Governor, function: Any, binding: _Binding) -> Any:
 
         @functools.wraps(function)
         async def async_stream(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-            request = binding.request(args, kwargs)
-            call = await governor.hops.hold(lambda: begin(governor, request), Call.release)
-            granted, named = binding.granted(call, args, kwargs)
-            async for chunk in _governed_async(call, function(*granted, **named)):
-                yield chunk
+            bound = binding.bind(args, kwargs)
+            call = await begin_async(governor, bound.request)
+            try:
+                chunks = bound.run(function, call)
+            except BaseException as error:
+                failed = error
+                await governor.hops.run(lambda: call.end(failed))
+                raise
+            stream = AsyncGovernedStream(call, chunks)
+            try:
+                async for chunk in stream:
+                    yield chunk
+            finally:
+                await stream.aclose()
 
         return async_stream
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
         async def coroutine(*args: Any, **kwargs: Any) -> Any:
-            request = binding.request(args, kwargs)
-            hops = governor.hops
-            call = await hops.hold(lambda: begin(governor, request), Call.release)
-            try:
-                granted, named = binding.granted(call, args, kwargs)
-                result = await function(*granted, **named)
-            except BaseException as error:
-                failed = error
-                await hops.run(lambda: call.end(failed))
-                raise
-            if isinstance(result, AsyncIterator):
-                return _governed_async(call, result)
-            await hops.run(lambda: call.settle_result(result))
-            return result
+            bound = binding.bind(args, kwargs)
+            call = await begin_async(governor, bound.request)
+            return await _finished(call, lambda: bound.run(function, call))
 
         return coroutine
     if inspect.isgeneratorfunction(function):
 
         @functools.wraps(function)
         def stream(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            call = begin(governor, binding.request(args, kwargs))
-            granted, named = binding.granted(call, args, kwargs)
-            yield from _governed(call, function(*granted, **named))
+            bound = binding.bind(args, kwargs)
+            call = begin(governor, bound.request, sys.exception())
+            return (yield from GovernedStream(call, _started(call, bound, function)))
 
         return stream
 
     @functools.wraps(function)
     def plain(*args: Any, **kwargs: Any) -> Any:
-        call = begin(governor, binding.request(args, kwargs))
-        try:
-            granted, named = binding.granted(call, args, kwargs)
-            result = function(*granted, **named)
-        except BaseException as error:
-            call.end(error)
-            raise
-        if isinstance(result, Iterator):
-            return _governed(call, result)
-        call.settle_result(result)
-        return result
+        bound = binding.bind(args, kwargs)
+        call = begin(governor, bound.request, sys.exception())
+        result = _started(call, bound, function)
+        if inspect.isawaitable(result):
+            return _finished(call, lambda: result)
+        return _passed_on(call, result)
 
     return plain
 
 
-def _governed(call: Call, chunks: Iterator[Any]) -> Iterator[Any]:
-    """Pass a stream's chunks on, and settle it once, however it ends."""
-    stream = Stream(call)
-    error: BaseException | None = None
+def _started(call: Call, bound: _Bound, function: Callable[..., Any]) -> Any:
+    """Call a function; one that fails ends its call."""
     try:
-        for chunk in chunks:
-            if stream.took(chunk):
-                stream.extend()
-            yield chunk
-    except BaseException as raised:
-        error = raised
+        return bound.run(function, call)
+    except BaseException as error:
+        call.end(error)
         raise
-    finally:
-        stream.end(error)
-        close = getattr(chunks, "close", None)
-        if close is not None:
-            close()
 
 
-async def _governed_async(call: Call, chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """Pass an async stream's chunks on, and settle it once, however it ends."""
-    stream = Stream(call)
-    hops = call._governor.hops
-    error: BaseException | None = None
+async def _finished(call: Call, begun: Callable[[], Awaitable[Any]]) -> Any:
+    """Await a call's function, and settle what it returns."""
+    hops = call.governor.hops
     try:
-        async for chunk in chunks:
-            if stream.took(chunk):
-                await hops.run(stream.extend)
-            yield chunk
-    except BaseException as raised:
-        error = raised
+        result = await begun()
+    except GeneratorExit as error:
+        # Whoever closes a coroutine does not wait for it.
+        closed = error
+        hops.start(lambda: call.end(closed))
         raise
-    finally:
+    except BaseException as error:
         failed = error
-        await hops.run(lambda: stream.end(failed))
-        close = getattr(chunks, "aclose", None)
-        if close is not None:
-            await close()
+        await hops.run(lambda: call.end(failed))
+        raise
+    if isinstance(result, (Iterator, AsyncIterator)):
+        return _passed_on(call, result)
+    await hops.run(lambda: call.settle_result(result))
+    return result
+
+
+def _passed_on(call: Call, result: Any) -> Any:
+    """Settle what a function returned, a stream as it is read, and pass it on."""
+    if isinstance(result, AsyncIterator):
+        return AsyncGovernedStream(call, result)
+    if isinstance(result, Iterator):
+        return GovernedStream(call, result)
+    call.settle_result(result)
+    return result

@@ -7,15 +7,17 @@ It plans (pure), asks the store to hold, and settles. See `fluxai.core.ledger` f
 from __future__ import annotations
 
 import logging
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar, Unpack
 
 from fluxai.arguments import (
     check_reason,
+    check_tenant,
     check_text,
     count,
     event_key,
@@ -67,11 +69,10 @@ from fluxai.planning import (
     DEFAULT_TENANT,
     Planner,
     Request,
-    as_tool,
     digest,
-    repriced,
     unchecked,
 )
+from fluxai.policy.engine import PolicyEngine, decided, offer_cheaper
 from fluxai.settling import Pricer
 from fluxai.storage.base import (
     Adjust,
@@ -94,11 +95,11 @@ from fluxai.storage.base import (
 from fluxai.storage.opening import open_storage
 
 if TYPE_CHECKING:
-    from fluxai.analytics import Budget, UsageSummary
+    from fluxai.analytics import BlockBudget, Budget, RouteResult, UsageSummary
     from fluxai.approvals import Approvals
     from fluxai.core.usage import Usage
-    from fluxai.guard import Guard
-    from fluxai.policy.engine import PolicyEngine
+    from fluxai.govern import GovernOptions
+    from fluxai.guard import CallArguments, Guard
     from fluxai.registries import Models, Policies, Tenants, Tools, Users
     from fluxai.spool import Spool
 
@@ -109,9 +110,15 @@ APPROVAL_TTL_US = 24 * 3600 * 1_000_000
 RECOMPILED_MAX = 5
 REFUSALS_REMEMBERED = 1_024
 TOKENS_MAX = 10**12
+#: Up to this many characters a prompt fits every model, so its window needs no look.
+SHORT_PROMPT = 8_000
 CLOCK_STEP_LOGGED_US = 5_000_000
+#: Code that may be interrupted while it holds a lock that a verb needs.
+_LOCKING = ("fluxai.storage.", "fluxai.spool")
+_LOCKING_CALLS = frozenset({"submit", "_adjust_thread_count", "shutdown"})
 
 Sink = Callable[[Any], None]
+F = TypeVar("F", bound=Callable[..., Any])
 _make = tuple.__new__
 
 
@@ -162,7 +169,7 @@ class Governor:
         self.registry = registry if registry is not None else ModelRegistry()
         self.estimator = estimator if estimator is not None else CostEstimator(self.registry)
         self.analyzer = analyzer
-        self.engine = engine
+        self.engine = engine if engine is not None else PolicyEngine()
         self.clock = as_clock(clock)
         self.sinks = tuple(sinks)
         #: Alerts that a sink refused, and calls that were let through without a hold.
@@ -170,6 +177,8 @@ class Governor:
         self.unheld_calls = 0
         #: Settlements of guarded calls that the store could not take (they are spooled).
         self.settle_errors = 0
+        #: Responses of guarded calls that were not understood, and settled at an estimate.
+        self.unread_responses = 0
         self._ids = ids if ids is not None else Uuid7Source()
         self._subjects = subjects
         self._allow_unheld = on_storage_error == "allow"
@@ -183,10 +192,15 @@ class Governor:
         self._reserve_one = self.storage.reserve_one
         self._resolve_one = self.storage.resolve_one
         self._latest_us = 0
+        self._stepped_us = 0
         self._offset_us = 0
         self._measure_offset()
         self.planner = Planner(
-            self.storage, self.registry, self.estimator, registered=subjects == "registered"
+            self.storage,
+            self.registry,
+            self.estimator,
+            registered=subjects == "registered",
+            without_rules=self._allow_unheld,
         )
         self._plans = self.planner.plans
         self._pricer = Pricer(self.registry, self.estimator)
@@ -201,15 +215,21 @@ class Governor:
         """Return the present, which never runs backwards within a process."""
         at_us = self.clock.now_us() + self._offset_us
         if at_us < self._latest_us:
-            if self._latest_us - at_us > CLOCK_STEP_LOGGED_US:
-                log.warning(
-                    "the clock stepped back by %.1f s; FluxAI stays at the later time until it "
-                    "has caught up",
-                    (self._latest_us - at_us) / 1e6,
-                )
+            if self._latest_us != self._stepped_us:
+                self._stepped_back(self._latest_us - at_us)
             return self._latest_us
         self._latest_us = at_us
         return at_us
+
+    def _stepped_back(self, by_us: int) -> None:
+        """Log a step back of the clock, once for each time that it steps."""
+        if by_us > CLOCK_STEP_LOGGED_US:
+            self._stepped_us = self._latest_us
+            log.warning(
+                "the clock stepped back by %.1f s; FluxAI stays at the later time until it has "
+                "caught up",
+                by_us / 1e6,
+            )
 
     def _measure_offset(self) -> None:
         self._offset_us = self.storage.now_offset_us(self.clock.now_us())
@@ -337,28 +357,41 @@ class Governor:
             )
         candidate = plan.first
         rate = candidate.input_rate
+        expected = upper = -1
         if (
             rate is not None
-            and type(input_tokens) is int
             and type(max_output_tokens) is int
-            and 0 <= input_tokens <= TOKENS_MAX
             and 0 <= max_output_tokens <= TOKENS_MAX
             and units is None
             and not plan.asks
         ):
-            reservation._method = "exact"
+            if type(input_tokens) is int:
+                if 0 <= input_tokens <= TOKENS_MAX:
+                    expected = upper = input_tokens
+                    reservation._method = "exact"
+            elif (
+                input_tokens is None
+                and messages is None
+                and tools is None
+                and type(prompt) is str
+                and len(prompt) <= SHORT_PROMPT
+            ):
+                expected, upper, method, confidence = self.estimator.count(candidate.model, prompt)
+                upper = max(expected, upper)
+                reservation._method = method if confidence != "low" else method + "-low"
+        if expected >= 0:
             needs: tuple[Need | None, ...] = (
                 _make(
                     Need,
                     (
-                        input_tokens * rate + candidate.fee,
+                        upper * rate + candidate.fee,
                         candidate.output_rate,
-                        input_tokens,
-                        input_tokens,
+                        upper,
+                        expected,
                         max_output_tokens,
                         candidate.max_output,
                         1,
-                        0,
+                        0 if expected == upper else expected * rate + candidate.fee,
                     ),
                 ),
             )
@@ -443,7 +476,7 @@ class Governor:
         for _ in range(RECOMPILED_MAX):
             if type(answer) is Reservation:
                 if answer.decision == "denied":
-                    self._refused(answer, ask)
+                    self._refused(answer, ask.plan, ask.needs)
                 return answer
             if not isinstance(answer, Stale):
                 _raise_refusal(answer)
@@ -486,18 +519,9 @@ class Governor:
         reservation.holds = None
         return reservation
 
-    def _refused(self, decision: Decision, ask: Ask | None) -> None:
+    def _refused(self, decision: Decision, plan: Plan, needs: Sequence[Need | None]) -> None:
         """Remember a refusal for `explain`, and work out which cheaper models to offer."""
-        if ask is not None and ask.plan.candidates[0].rates is not None:
-            offers = []
-            at_us = ask.plan.start_us
-            first = ask.plan.candidates[0]
-            need = ask.needs[0]
-            for name in self.planner.catalog.cheaper_models(as_tool(first)):
-                priced = self.planner.catalog.priced(name, at_us)
-                if need is not None and priced.rates is not None:
-                    offers.append((name, repriced(priced, need)))
-            decision._offers = tuple(offers)
+        offer_cheaper(decision, plan, needs, self.planner.catalog)
         self._refusals[decision.uid] = decision
         while len(self._refusals) > REFUSALS_REMEMBERED:
             self._refusals.popitem(last=False)
@@ -566,45 +590,22 @@ class Governor:
         if plan.version != self.storage.version(plan.subject.tenant):
             self.planner.forget(plan.subject.tenant)
             plan = self.planner.compile(plan.subject, at_us, plan.origin)
-        decision = Decision.__new__(Decision)
-        needs, decision._method = self.planner.needs(
-                plan,
-                Request(
-                    model is None,
-                    prompt,
-                    messages,
-                    tools,
-                    input_tokens,
-                    max_output_tokens,
-                    units,
-                ),
-            )
-        balances = {}
-        for candidate in plan.candidates:
-            read = self.storage.balances(candidate.keys, at_us)
-            balances[candidate.index] = (
-                [balance.settled + balance.reserved for balance in read],
-                [balance.settled for balance in read],
-            )
-        verdict = judge(plan, needs, balances)
-        step = verdict.last
-        need = needs[step.candidate.index]
-        assert need is not None  # noqa: S101 -- the rule judges only candidates that fit
-        decision.uid = self._ids(at_us)
-        decision.subject = plan.subject
-        decision.candidate = step.candidate
-        decision.need = need
-        decision.amounts = step.amounts
-        decision.output_tokens = step.output_tokens
-        decision.decision = verdict.decision
-        decision.verdict = verdict
-        decision._balances = None
-        decision._offers = ()
-        decision._view = None
-        if verdict.decision == "denied":
-            self._refused(
-                decision, Ask(Reservation.__new__(Reservation), plan, needs)
-            )
+        needs, method = self.planner.needs(
+            plan,
+            Request(
+                model is None, prompt, messages, tools, input_tokens, max_output_tokens, units
+            ),
+        )
+        keys = dict(key for candidate in plan.candidates for key in candidate.keys)
+        balances = self.storage.balances(list(keys.items()), at_us)
+        verdict = self.engine.judge(
+            plan,
+            needs,
+            {balance.key: (balance.settled, balance.reserved) for balance in balances},
+        )
+        decision = decided(self._ids(at_us), plan.subject, needs, verdict, method)
+        if not decision.allowed:
+            self._refused(decision, plan, needs)
         return decision
 
     def settle(
@@ -645,7 +646,24 @@ class Governor:
         else:
             known = self._found(reservation, tenant)
         event = self._pricer.settled(known, response, usage, cost, self._now(), estimated)
-        return self._settle(known, event, lost_ok=known is reservation)
+        if known is not reservation or known.state != RESERVED:
+            return self._settle(known, event, lost_ok=known is reservation)
+        item = _make(Settle, (known.subject.tenant, known.uid, event, None, 0))
+        try:
+            answer = self._resolve_one(item)
+            if answer is not event:
+                answer = self._settled_otherwise(item, answer)
+        except StorageError as error:
+            self._keep(item, known, error)
+        if self._alerts:
+            self._announce()
+        return answer  # type: ignore[no-any-return]
+
+    def _settled_otherwise(self, item: Settle, answer: Any) -> Settlement:
+        settled: Settlement = (
+            answer if type(answer) is UsageEvent else self._retried(item, answer)
+        )
+        return settled
 
     def _settle(self, known: Reservation, event: UsageEvent, *, lost_ok: bool) -> Settlement:
         if known.state == "refused":
@@ -732,9 +750,14 @@ class Governor:
             item.plan = self.planner.post_plan(source)
         return item
 
-    def settle_result(self, reservation: Reservation, result: Any) -> Settlement:
-        """Settle at what a function returned: its usage, else an estimate of what it holds."""
-        event = self._pricer.returned(reservation, result, self._now())
+    def settle_result(
+        self, reservation: Reservation, result: Any, *, aborted: bool = False
+    ) -> Settlement:
+        """Settle at what a function returned: its usage, else an estimate of what it holds.
+
+        `aborted`: it is what arrived of a stream that was not read to its end.
+        """
+        event = self._pricer.returned(reservation, result, self._now(), aborted=aborted)
         return self._settle(reservation, event, lost_ok=True)
 
     def settle_expected(self, reservation: Reservation) -> Settlement:
@@ -827,14 +850,15 @@ class Governor:
         if counted_us > now_us + CLOCK_STEP_LOGGED_US:
             raise InvalidRequest("at", "must not be in the future")
         subject = Subject(
-            tenant or here.tenant or DEFAULT_TENANT,
+            _first(tenant, here.tenant, DEFAULT_TENANT),
             user if user is not None else here.user,
             label_pairs(labels, here),
         )
-        check_text("tenant", subject.tenant)
+        check_tenant(subject.tenant)
+        same_payer(here, subject.tenant)
         if subject.user is not None:
             check_text("user", subject.user)
-        self.planner.rule_set(subject.tenant)
+        self.planner.required(subject)
         event = self._pricer.recorded(
             event_key(id),
             subject,
@@ -887,7 +911,7 @@ class Governor:
             Adjust(
                 tenant=event.tenant,
                 event_key=event.key,
-                key=event_key(id) if id is not None else self._ids(at_us),
+                key=event_key(id, "id") if id is not None else self._ids(at_us),
                 at_us=at_us,
                 cost_nanousd=nanousd,
                 note=f"{reason} (by {by})",
@@ -898,7 +922,7 @@ class Governor:
 
     # -- around a call ----------------------------------------------------------------------
 
-    def guard(self, **request: Any) -> Guard:
+    def guard(self, **request: Unpack[CallArguments]) -> Guard:
         """Hold money for the body of a `with` block: same arguments as `reserve`.
 
         Raises, on entering: `PolicyDenied`, `BudgetExceeded`, `ApprovalRequired`.
@@ -907,7 +931,7 @@ class Governor:
 
         return Guard(self, request)
 
-    def govern(self, **options: Any) -> Callable[[Any], Any]:
+    def govern(self, **options: Unpack[GovernOptions]) -> Callable[[F], F]:
         """Decorate a function that makes a paid call; see `fluxai.govern.govern`."""
         from fluxai.govern import govern
 
@@ -920,7 +944,7 @@ class Governor:
         *,
         tenant: str | None = None,
         **labels: str,
-    ) -> Iterator[Any]:
+    ) -> Iterator[BlockBudget]:
         """Put one more limit around every governed call inside, whoever makes it.
 
         Blocks nest: a call counts in each, so an inner block never exceeds an outer one. The limit
@@ -939,8 +963,8 @@ class Governor:
 
         nanousd = to_nano(limit, "limit")
         here = surroundings.get()
-        owner = tenant or here.tenant or DEFAULT_TENANT
-        check_text("tenant", owner)
+        owner = _first(tenant, here.tenant, DEFAULT_TENANT)
+        check_tenant(owner)
         value = f"{BUDGET_LABEL}{len(here.limits) + 1}={uuid_text(self._ids(self._now()))}"
         with budget_block(value, nanousd, tenant=owner, labels=labels):
             yield BlockBudget(self.storage, owner, value, nanousd, self._now)
@@ -954,19 +978,35 @@ class Governor:
         params: Mapping[str, Any] | None = None,
         *,
         hold: bool = False,
-    ) -> Any:
+    ) -> RouteResult:
         """Reserve units of a tool, and settle them at `units × price` unless `hold` is said.
+
+        Args:
+            tenant_id: Whose budgets.
+            user_id: Which user of it, if any.
+            tool_id: A tool with a record.
+            estimated_units: How many of its units, at least 1.
+            params: What the tool will be called with. It binds an approval; `approval_id` in it
+                runs the call that was approved, whose other parameters must be the same.
+            hold: Only reserve; settle or release the `reservation_id` afterwards.
 
         Returns:
             A `RouteResult`. `pending_approval` charges nothing.
         """
         from fluxai.analytics import RouteResult
 
-        approval = (params or {}).get("approval_id")
+        if params is not None and not isinstance(params, Mapping):
+            raise InvalidRequest("params", f"must be a mapping, got {type(params).__name__}")
+        said = dict(params or {})
+        approval = said.pop("approval_id", None)
+        check_text("tool_id", tool_id)
+        if estimated_units is None:
+            raise InvalidRequest("estimated_units", "must be a whole number, got None")
         reservation = self.reserve(
             tenant=tenant_id,
             user=user_id,
             tool=tool_id,
+            messages=said or None,
             units=count("estimated_units", estimated_units, 1),
             approval_id=approval,
         )
@@ -977,10 +1017,18 @@ class Governor:
     # -- looking ----------------------------------------------------------------------------
 
     def budgets(self, tenant: str, user: str | None = None) -> list[Budget]:
-        """List the running accounts of the limits that concern a tenant, and one of its users."""
+        """List the running accounts of the limits that concern a tenant, and one of its users.
+
+        A limit for each user, tool or label value shows the accounts that have been opened.
+        """
         from fluxai.analytics import budgets
 
-        return budgets(self.storage, self.planner.fresh_rules(tenant), tenant, user, self._now())
+        check_tenant(tenant)
+        if user is not None:
+            check_text("user", user)
+        rules = self.planner.fresh_rules(tenant)
+        catalog = self.planner.catalog
+        return budgets(self.storage, rules, catalog.canonical, tenant, user, self._now())
 
     def usage(
         self,
@@ -995,9 +1043,14 @@ class Governor:
         """Sum what was settled in a period, by default today or this month of the tenant."""
         from fluxai.analytics import usage
 
+        check_tenant(tenant)
+        if user is not None:
+            check_text("user", user)
+        rules = self.planner.fresh_rules(tenant)
         return usage(
             self.storage,
-            self.planner.fresh_rules(tenant),
+            rules,
+            self.planner.catalog,
             tenant,
             user=user,
             period=period,
@@ -1011,8 +1064,10 @@ class Governor:
         self, after: int | str | None = None, limit: int = 100, tenant: str | None = None
     ) -> list[UsageEvent]:
         """List usage events in the order they were settled, after a sequence number."""
+        if isinstance(after, str) and after.isdecimal() and len(after) < 24:
+            after = int(after)
         return self.storage.events(
-            after=count("after", int(after or 0), 0),
+            after=0 if after is None else count("after", after, 0),
             limit=count("limit", limit, 1),
             tenant=tenant,
         )
@@ -1066,12 +1121,32 @@ class Governor:
                 alert = alerts.popleft()
             except IndexError:  # another thread announced it
                 return
+            if callable(alert):  # see when_free
+                alert()
+                continue
             for sink in self.sinks:
                 try:
                     sink(alert)
                 except Exception:
                     self.sink_errors += 1
                     log.exception("a sink failed on %s", alert)
+
+    def when_free(self, verb: Callable[[], object]) -> None:
+        """Run a verb that garbage collection may be asking for.
+
+        The collector may run in the midst of any line of this thread, also where the store holds
+        its lock: then the verb waits until the one under way is done.
+        """
+        frame = sys._getframe(1)  # noqa: SLF001 -- the one way to see who is interrupted
+        while frame is not None:
+            module = frame.f_globals.get("__name__", "")
+            if module.startswith(_LOCKING) or (
+                module == "concurrent.futures.thread" and frame.f_code.co_name in _LOCKING_CALLS
+            ):
+                self._alerts.append(verb)
+                return
+            frame = frame.f_back
+        verb()
 
     def _spool_file(self) -> Spool | None:
         if self._spool is None:
@@ -1114,6 +1189,10 @@ class Governor:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _first(*tenants: str | None) -> str:
+    return next(tenant for tenant in tenants if tenant is not None)
 
 
 def _tenant_of(item: Any) -> str:

@@ -176,6 +176,12 @@ class Call(Granted):
 
     def end(self, error: BaseException | None) -> None:
         """End what was neither settled nor released, by how the body ended. Never raises."""
+        if isinstance(error, GeneratorExit):
+            self.governor.when_free(lambda: self._end(error))
+        else:
+            self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
         if self.ended:
             return
         if error is None or self._charged or may_have_been_charged(error, self._before):

@@ -53,7 +53,8 @@ class Hops:
         self._blocking = blocking
         self._pool: ThreadPoolExecutor | None = None
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        # Reentrant, since garbage collection may ask for a thread while one is being made.
+        self._lock = threading.RLock()
 
     def start(self, verb: Callable[[], T]) -> Started[T]:
         """Begin a verb, and do not wait for it."""

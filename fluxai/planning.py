@@ -17,8 +17,8 @@ from fluxai.core.decisions import Posting, Reservation
 from fluxai.core.errors import InvalidRequest, NotFound, StorageError
 from fluxai.core.ledger import NEVER, Candidate, Need, Plan, Subject
 from fluxai.policy.catalog import ToolCatalog
-from fluxai.policy.compile import Extra, PricedTool, RuleIndex, RuleSet, compile_plan
-from fluxai.policy.needs import Request, need_again, needs_of, repriced, units_of
+from fluxai.policy.compile import Extra, RuleIndex, RuleSet, compile_plan
+from fluxai.policy.needs import Request, need_again, needs_of, units_of
 from fluxai.policy.records import Grant, Policy, Tenant, Tool, User
 from fluxai.storage.base import Ask, Rules, Storage
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fluxai.costs import CostEstimator
     from fluxai.models import ModelRegistry
 
-__all__ = ["Planner", "Request", "as_tool", "digest", "repriced", "unchecked"]
+__all__ = ["Planner", "Request", "digest", "unchecked"]
 
 DEFAULT_TENANT = "default"
 PLANS_MAX = 131_072
@@ -313,19 +313,6 @@ def _no_rules(tenant: str) -> RuleSet:
     """Return no rules at all, at a version that no store has."""
     nothing = RuleIndex((), (), str)
     return RuleSet(tenant_id=tenant, tenant=None, version=(-1, -1), every=nothing, own=nothing)
-
-
-def as_tool(candidate: Candidate) -> PricedTool:
-    """Return a candidate's prices."""
-    return PricedTool(
-        candidate.tool,
-        candidate.model,
-        candidate.rates,
-        candidate.unit_rate,
-        candidate.max_output,
-        False,
-        0,
-    )
 
 
 def unchecked(candidate: Candidate) -> Candidate:

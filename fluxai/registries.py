@@ -7,11 +7,13 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from fluxai.arguments import count
 from fluxai.core.errors import InvalidRequest, NotFound, UnknownModel
 from fluxai.core.ids import uuid_text
 from fluxai.core.ledger import CounterKey
 from fluxai.core.money import to_nano
 from fluxai.core.windows import from_us
+from fluxai.costs.names import provider_name
 from fluxai.policy.compile import feeds, find_cycle
 from fluxai.policy.records import Grant, Policy, Tenant, Tool, User, dump
 from fluxai.storage.base import Change
@@ -175,13 +177,15 @@ class Models(_Registry):
         """Add or replace a model of your own."""
         from fluxai.models.model import Model as Record
 
-        model = self._governor.registry.put(Record.model_validate(model))
+        model = Record.model_validate(model)
+        model = model.model_copy(update={"provider": provider_name(model.provider)})
+        # The store first: what it refuses must not stay behind here.
         self._apply(Change(kind=self.kind, scope="*", id=model.id, body=dump(model)))
-        return model
+        return self._governor.registry.put(model)
 
     def get(self, id: str) -> Model:  # noqa: A002 -- the public name
         """Return a model by any spelling. Raises `NotFound`."""
-        self._governor.planner.rule_set("default")
+        self._governor.planner.fresh_catalog()
         try:
             return self._governor.registry.get(id)
         except UnknownModel as error:
@@ -189,7 +193,7 @@ class Models(_Registry):
 
     def list(self, **filters: Any) -> list[Model]:
         """List models by `provider`, `tier`, `capability`, `enabled`."""
-        self._governor.planner.rule_set("default")
+        self._governor.planner.fresh_catalog()
         return self._governor.registry.list(**filters)
 
     def delete(self, id: str) -> None:  # noqa: A002 -- the public name
@@ -197,8 +201,8 @@ class Models(_Registry):
         rows = self._rows(scope="*", id=id)
         if not rows:
             raise self._missing(id)
-        self._governor.registry.delete(id, provider=rows[0]["provider"])
         self._apply(Change(kind=self.kind, scope="*", id=id, body=None))
+        self._governor.registry.delete(id, provider=rows[0]["provider"])
 
 
 class Policies(_Registry):
@@ -234,8 +238,7 @@ class Policies(_Registry):
 
     def _check_fallback(self, policy: Policy) -> None:
         governor = self._governor
-        governor.planner.fresh_rules("default" if policy.tenant_id == "*" else policy.tenant_id)
-        catalog = governor.planner.catalog
+        catalog = governor.planner.fresh_catalog()
         together = [
             other
             for other in self.list()
@@ -273,10 +276,21 @@ class Policies(_Registry):
         return _matching(found, filters)
 
     def delete(self, id: str) -> None:  # noqa: A002 -- the public name
-        """Delete a policy; what was spent under it stays counted. Raises `NotFound`."""
+        """Delete a policy and its grants; what was spent under it stays counted.
+
+        Raises:
+            NotFound: No such policy.
+        """
         policy = self.get(id)
+        scope = policy.tenant_id
+        grants = [
+            Change(kind="grant", scope=scope, id=row["id"], body=None)
+            for row in self._governor.storage.records("grant", scope=scope)
+            if row["policy_id"] == id
+        ]
         self._apply(
-            Change(kind=self.kind, scope=policy.tenant_id, id=id, body=None),
+            Change(kind=self.kind, scope=scope, id=id, body=None),
+            *grants,
             drop=lambda key: feeds(policy, key),
         )
 
@@ -295,6 +309,8 @@ class Policies(_Registry):
         now_us = governor._now()
         if policy.counts == "cost":
             to_nano(amount, "amount")
+        else:
+            count("amount", amount, 1)
         grant = Grant(
             id=uuid_text(governor._ids(now_us)),
             policy_id=policy_id,

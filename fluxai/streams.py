@@ -56,11 +56,17 @@ class _Watched:
         """Settle once: exactly where the stream told its usage, else by what arrived."""
         if self.call.ended:
             return
-        if self._chunks:
-            arrived = [*self._chunks, "".join(self._later)] if self._later else self._chunks
-            self.call.settle_result(arrived, aborted=error is not None)
-        else:
+        if not self._chunks:
             self.call.end(error)
+        elif isinstance(error, GeneratorExit):
+            self.call.governor.when_free(lambda: self._settle(aborted=True))
+        else:
+            self._settle(aborted=error is not None)
+
+    def _settle(self, *, aborted: bool) -> None:
+        if not self.call.ended:
+            arrived = [*self._chunks, "".join(self._later)] if self._later else self._chunks
+            self.call.settle_result(arrived, aborted=aborted)
 
 
 class GovernedStream(Iterator[Any]):
@@ -114,6 +120,8 @@ class GovernedStream(Iterator[Any]):
 
     def __getattr__(self, name: str) -> Any:
         """Return what the stream itself has under that name."""
+        if name in {"_chunks", "_watched", "_hops"}:  # not made yet
+            raise AttributeError(name)
         return getattr(self._chunks, name)
 
     def __del__(self) -> None:
@@ -180,6 +188,8 @@ class AsyncGovernedStream(AsyncIterator[Any]):
 
     def __getattr__(self, name: str) -> Any:
         """Return what the stream itself has under that name."""
+        if name in {"_chunks", "_watched", "_hops"}:  # not made yet
+            raise AttributeError(name)
         return getattr(self._chunks, name)
 
     def __del__(self) -> None:
@@ -189,4 +199,6 @@ class AsyncGovernedStream(AsyncIterator[Any]):
             return
         # A RuntimeError: the interpreter is on its way out, and takes no more threads.
         with contextlib.suppress(RuntimeError):
-            self._hops.start(lambda: watched.end(GeneratorExit()))
+            watched.call.governor.when_free(
+                lambda: self._hops.start(lambda: watched.end(GeneratorExit()))
+            )

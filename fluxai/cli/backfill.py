@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import click
 
+from fluxai.arguments import check_text
 from fluxai.cli.figures import plural, stamp, usd
 from fluxai.cli.importing import Group, Report, import_lines
 from fluxai.cli.past_calls import Damaged, lines_of
@@ -19,7 +20,6 @@ from fluxai.cli.screen import Block, Column, Section, Table, Text
 from fluxai.cli.session import DONE, ERROR, Answer, Session, command
 from fluxai.core.ledger import Subject
 from fluxai.core.money import to_decimal
-from fluxai.arguments import check_text
 
 _MODELS_SHOWN = 25
 _DETAILS_SHOWN = 4
@@ -34,6 +34,7 @@ _REASONS = {
     "not_a_response": "JSON, but no object",
     "future": "dated in the future",
     "conflict": "its id is taken by something else",
+    "absurd": "names a model or a cost that can't be true",
     "too_long": "longer than 64 MB",
 }
 _FLAGS = {
@@ -274,7 +275,7 @@ def _left_out(report: Report) -> Section:
     rows = []
     for reason, skipped in _by_count(report):
         details = [
-            f"{detail} ×{count}" if count > 1 else detail
+            f"{count} of {detail}" if count > 1 else detail
             for detail, count in skipped.details.most_common(_DETAILS_SHOWN)
         ]
         more = len(skipped.details) - len(details)

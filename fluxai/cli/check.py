@@ -170,7 +170,7 @@ def _estimate(decision: Decision, lines: list[_Line]) -> Section:
         (line.kind, f"{line.quantity:,}", unit_price(line.unit_price), usd(line.amount))
         for line in lines
     ]
-    unit = "per million" if decision._method != "units" else "per million units"
+    unit = "per million" if decision.estimate.method != "units" else "per million units"
     table = Table(
         (
             Column("Kind"),

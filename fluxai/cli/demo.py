@@ -109,7 +109,7 @@ def _opening(before: _Budgets, governor: Governor, now: datetime) -> Iterator[Se
     yield Section(
         "FluxAI demo",
         [
-            "Every call reserves its highest cost before it is made and settles what it really cost.",
+            "Every call reserves its highest cost before it is made, and settles what it cost.",
             Text("Offline, without a key; nothing leaves this machine.", "dim"),
         ],
     )

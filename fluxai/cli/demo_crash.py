@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fluxai.cli.demo_scenes import Scene
 from fluxai.cli.figures import usd
@@ -20,7 +20,7 @@ _TENANT: Final = "crash-demo"
 
 
 class Victim:
-    """A process of our own that settles one call, holds money for another, and waits for its end."""
+    """A process of ours that settles one call, holds money for another, and waits for its end."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -94,8 +94,10 @@ def crash_safety(doomed: Victim) -> Scene:
             "released_after_expiry": freed,
         },
         [
-            "Another process settles a call in a SQLite file, holds money for the next one, and is "
-            "killed (SIGKILL). Its file, opened again:",
+            (
+                "Another process settles a call in a SQLite file, holds money for the next, and "
+                "is killed (SIGKILL). Its file, opened again:"
+            ),
             Table(
                 (Column("What"), Column("Found", fold=True)),
                 [
@@ -125,13 +127,18 @@ def _work(url: str) -> None:
     governor.policies.put(
         Policy(id="crash-daily", tenant_id=_TENANT, limit_type="daily", limit_value="5.00")
     )
-    call = {"tenant": _TENANT, "model": "gpt-4o", "prompt": "Summarise this report."}
+    call: dict[str, Any] = {
+        "tenant": _TENANT,
+        "model": "gpt-4o",
+        "prompt": "Summarise this.",
+    }
     first = governor.reserve(**call, max_output_tokens=800)
     settlement = governor.settle(
         first, {"model": "gpt-4o", "usage": {"prompt_tokens": 1_400, "completion_tokens": 620}}
     )
     second = governor.reserve(**call, max_output_tokens=800)
-    print(settlement.event_id, second.id, sep="\n", flush=True)
+    sys.stdout.write(f"{settlement.event_id}\n{second.id}\n")
+    sys.stdout.flush()
     sys.stdin.read()
 
 

@@ -12,7 +12,7 @@ from fluxai.cli.screen import Block, Column, Meter, Table, Text
 from fluxai.costs import CostEstimator
 
 if TYPE_CHECKING:
-    from fluxai.analytics import Budget
+    from fluxai.analytics import Budget, RouteResult
     from fluxai.governor import Governor
 
 FREECO: Final = "11111111-1111-1111-1111-111111111111"
@@ -85,7 +85,7 @@ def free_tier_downgrade(governor: Governor) -> Scene:
 
 def budget_exhaustion(governor: Governor) -> Scene:
     """FreeCo's user goes on until the daily $2 would be crossed."""
-    routes = []
+    routes: list[RouteResult] = []
     while len(routes) < 10:
         route = governor.check_and_route(FREECO, FREECO_USER, "gpt-3.5-turbo", 800_000)
         routes.append(route)
@@ -113,8 +113,10 @@ def budget_exhaustion(governor: Governor) -> Scene:
             "message": refused.message,
         },
         [
-            f"It goes on in calls of {usd(refused.cost_estimate)}: "
-            f"{plural(len(routes) - 1, 'call')} admitted, then the daily limit is in the way.",
+            (
+                f"It goes on in calls of {usd(refused.cost_estimate)}: "
+                f"{plural(len(routes) - 1, 'call')} admitted, then the daily limit is in the way."
+            ),
             _gauge(daily),
             Text(refused.message, "bad"),
         ],

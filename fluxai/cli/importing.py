@@ -9,16 +9,17 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fluxai.arguments import event_key
-from fluxai.cli.past_calls import PastCall, Unreadable, past_call
+from fluxai.cli.past_calls import PastCall, Unreadable, past_call, storable
 from fluxai.core.decisions import Posting, UsageEvent
 from fluxai.core.errors import StorageError, UnknownModel
-from fluxai.core.ledger import Subject
+from fluxai.core.money import MAX_NANOUSD, to_decimal
 from fluxai.core.windows import from_us, to_us
 from fluxai.costs.bodies import ERROR, NO_USAGE, TOKEN_COUNT
 from fluxai.costs.reading import read
 from fluxai.storage.base import Conflict, Record, Stale
 
 if TYPE_CHECKING:
+    from fluxai.core.ledger import Subject
     from fluxai.costs import Cost, CostEstimator
     from fluxai.governor import Governor
 
@@ -119,6 +120,7 @@ def import_lines(
     """Record the calls that lines tell of as events at their own times, each once.
 
     Args:
+        governor: On the ledger that they belong to.
         lines: Numbers and contents, as `lines_of` gives them.
         subject: Who spent it.
         dry_run: Price only, and record nothing.
@@ -155,18 +157,20 @@ def _priced(
     subject: Subject,
     report: Report,
 ) -> Iterator[_Priced]:
-    now_us = governor.clock.now_us()
+    start_us = governor.clock.now_us()
     canonical = governor.planner.catalog.canonical
     for number, line in lines:
         if line is not None and not line.strip():
             continue
         report.lines += 1
+        if line is None:
+            report.skip(number, "too_long", "")
+            continue
         try:
-            if line is None:
-                raise Unreadable("too_long", "more than 64 MB")
             call = past_call(line)
             cost, body = _cost(governor.estimator, call)
-            event = _event(call, cost, body, subject, canonical, now_us)
+            # A microsecond apart, so that an answer shows whether it is this line's own event.
+            event = _event(call, cost, body, subject, canonical, start_us + report.lines)
         except Unreadable as fault:
             report.skip(number, fault.reason, str(fault))
             continue
@@ -213,6 +217,8 @@ def _event(
     model = cost.model or call.model or (call.provider if cost.nanousd else None)
     if model is None:
         raise Unreadable("no_model", _named(call))
+    if not storable(model) or cost.nanousd > MAX_NANOUSD:
+        raise Unreadable("absurd", f"{model!r:.60} for {to_decimal(cost.nanousd)} USD")
     return UsageEvent(
         event_key(call.id),
         Posting(
@@ -239,7 +245,7 @@ def _record(governor: Governor, batch: list[_Priced], report: Report) -> None:
     waiting = batch
     for _ in range(_TRIES_MAX):
         items = [
-            Record(event=priced.event, plan=governor.planner.post_plan(priced.event.source))  # type: ignore[arg-type]
+            Record(event=priced.event, plan=governor.planner.post_plan(priced.event.source))
             for priced in waiting
         ]
         stale = []
@@ -249,8 +255,9 @@ def _record(governor: Governor, batch: list[_Priced], report: Report) -> None:
             elif isinstance(answer, Conflict):
                 report.skip(priced.line, "conflict", answer.message)
             else:
-                report.added += answer is priced.event
-                report.known += answer is not priced.event
+                ours = answer.at_us == priced.event.at_us
+                report.added += ours
+                report.known += not ours
                 report.add(priced.cost, answer)
         if not stale:
             return

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from fluxai.cli.figures import amount, decision_word, plural, span, until, usd
-from fluxai.cli.screen import Block, Column, Meter, Section, Table, Text
+from fluxai.cli.screen import Block, Cell, Column, Meter, Section, Table, Text
 from fluxai.cli.session import Answer, Session, command
 from fluxai.core.windows import from_us
 
@@ -72,12 +72,12 @@ def tenant_names(governor: Governor) -> dict[str, str]:
 def budget_table(accounts: Sequence[Budget], now: datetime) -> Table:
     """Show accounts as bars: settled, held, and what is left."""
     held = any(budget.reserved for budget in accounts)
-    rows = []
+    rows: list[list[Cell]] = []
     for budget in accounts:
         unit = "" if budget.measure == "cost" else f" {budget.measure}"
         whose = budget.scope if budget.scope_id is None else f"{budget.scope} {budget.scope_id}"
         meter = Meter(budget.settled, budget.reserved, budget.limit)
-        row = [
+        row: list[Cell] = [
             f"{budget.limit_type} {whose}",
             decision_word(budget.decision, budget.mode),
             meter,

@@ -5,19 +5,25 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
-from typing import Any, BinaryIO, Final, NamedTuple, cast
+from typing import Any, BinaryIO, Final, NamedTuple, TypeGuard, cast
+from urllib.parse import unquote
 
 from fluxai.arguments import check_text
 from fluxai.core.errors import FluxAIError, InvalidRequest
 
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 _TIMES: Final = ("timestamp", "at", "time", "created_at", "createdAt", "created", "date")
-_EARLIEST_S, _LATEST_S = 1_420_070_400, 4_102_444_800  # 2015 to 2100
+#: Where Bedrock, Gemini and Azure write the model in an address.
+_MODEL_IN: Final = re.compile(
+    r"/model/(.+?)/(?:converse|invoke)|/models/([^:/]+):|/deployments/([^/]+)/"
+)
+_YEARS: Final = (2015, 2100)
 _MILLISECONDS_FROM: Final = 100_000_000_000
 
 
@@ -172,6 +178,8 @@ def _call(line: bytes, said: Mapping[str, Any], bodies: tuple[Any, ...]) -> Past
     model = _text(said, "model_requested", "model", "model_response")
     if model is None and isinstance(request, dict):
         model = _text(request, "model")
+    if model is None:
+        model = _model_in(_text(said, "endpoint", "url", "path"))
     status = said.get("status", said.get("status_code"))
     return PastCall(
         id=_identity(said.get("id"), digest),
@@ -184,19 +192,30 @@ def _call(line: bytes, said: Mapping[str, Any], bodies: tuple[Any, ...]) -> Past
     )
 
 
+def _model_in(address: str | None) -> str | None:
+    found = None if address is None else _MODEL_IN.search(unquote(address))
+    return None if found is None else found[found.lastindex or 0]
+
+
 def _identity(own: Any, digest: str) -> str:
     if type(own) is int:
         own = str(own)
+    return own if storable(own) else f"sha256:{digest[:32]}"
+
+
+def storable(text: Any) -> TypeGuard[str]:
+    """Say whether a name from outside can be kept: text of bounded length that UTF-8 can hold."""
     try:
-        check_text("id", own)
-    except InvalidRequest:
-        return f"sha256:{digest[:32]}"
-    return str(own)
+        check_text("text", text)
+        text.encode()
+    except (InvalidRequest, UnicodeEncodeError):
+        return False
+    return True
 
 
 def _text(said: Mapping[str, Any], *names: str) -> str | None:
     found = (said.get(name) for name in names)
-    return next((value for value in found if isinstance(value, str) and value), None)
+    return next((value for value in found if storable(value)), None)
 
 
 def _when(said: Mapping[str, Any]) -> datetime | None:
@@ -222,11 +241,15 @@ def _moment(value: Any) -> datetime | None:
         except ValueError:
             return None
     if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
-        seconds = value / 1000 if value >= _MILLISECONDS_FROM else value
-        if _EARLIEST_S <= seconds <= _LATEST_S:
-            return datetime.fromtimestamp(float(seconds), UTC)
+        if 0 < value < _MILLISECONDS_FROM:
+            return _aware(datetime.fromtimestamp(float(value), UTC))
+        if _MILLISECONDS_FROM <= value < 1_000 * _MILLISECONDS_FROM:
+            return _aware(datetime.fromtimestamp(float(value) / 1_000, UTC))
     return None
 
 
-def _aware(moment: datetime) -> datetime:
+def _aware(moment: datetime) -> datetime | None:
+    """Take a time without a zone as UTC, and one that can't be true as none."""
+    if not _YEARS[0] <= moment.year < _YEARS[1]:
+        return None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

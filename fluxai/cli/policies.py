@@ -64,7 +64,7 @@ def _table(found: Iterable[Policy]) -> Table:
 
 
 def _limits_what(policy: Policy) -> str:
-    window = policy.limit_type
+    window: str = policy.limit_type
     if isinstance(policy.window, timedelta):
         window = f"rolling {span(policy.window)}"
     if policy.scope == "tenant":

@@ -46,7 +46,7 @@ class Entry:
 
 
 class Difference(NamedTuple):
-    """What applying an entry does: `added`, `changed` or `unchanged`; changed fields, old to new."""
+    """What applying an entry does: `added`, `changed` (fields, old to new) or `unchanged`."""
 
     entry: Entry
     what: str

@@ -170,7 +170,7 @@ def _answered(session: Session, work: Callable[[], Answer]) -> int:
     try:
         answer = work()
         if session.as_json:
-            print(json.dumps(answer.document, indent=2, ensure_ascii=False))
+            click.echo(json.dumps(answer.document, indent=2, ensure_ascii=False))
         for section in answer.sections:
             session.show(section)
         sys.stdout.flush()
@@ -189,7 +189,7 @@ def _failed(session: Session, error: Exception) -> int:
     message = _said(error)
     if session.as_json:
         document = {"error": {"type": type(error).__name__, "message": message, "exit_code": code}}
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
     click.echo(f"Error: {message}", err=True)
     return code
 

@@ -181,6 +181,14 @@ def count(
         encoder: Counts by a tokenizer instead of by classes of bytes.
     """
     framing = framing or framing_of(model)
+    if type(prompt) is str and messages is None and not tools and encoder is None:
+        likely = framing.text * text_tokens(prompt) + framing.message + framing.request
+        return TokenCount(
+            int(likely) + 1,
+            int(likely * framing.margin) + framing.slack,
+            "heuristic",
+            "low" if framing is DEFAULT else "high",
+        )
     texts: list[str] = []
     media = 0
     n_messages = 0

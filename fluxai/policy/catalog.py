@@ -27,6 +27,7 @@ class ToolCatalog:
         self._tools = tools
         self._ids: dict[str, str] = {}
         self._stand_ins: dict[tuple[str, bool, int, str | None], str | None] = {}
+        self._cheaper: dict[str, list[str]] = {}
         #: Model ids under which tool records exist, to the records' own ids.
         self._recorded: dict[str, str] | None = None
 
@@ -147,14 +148,22 @@ class ToolCatalog:
         return None
 
     def _cheapest(self, tool: PricedTool) -> str | None:
-        from fluxai.models import cheapest_able
-
         if tool.model is None:
             return None
         if tool.rates is None:
             return self._cheapest_by_unit(tool)
-        found = cheapest_able(self._registry, tool.model)
-        return None if found is None else found.id
+        return next(iter(self.cheaper_models(tool.model)), None)
+
+    def cheaper_models(self, model_id: str) -> list[str]:
+        """Name a few cheaper models of the same provider that are able to do the same."""
+        from fluxai.models import cheapest_able
+
+        found = self._cheaper.get(model_id)
+        if found is None:
+            cheapest = cheapest_able(self._registry, model_id)
+            found = [] if cheapest is None else [cheapest.id]
+            _remember(self._cheaper, model_id, found)
+        return found
 
     def _cheapest_by_unit(self, tool: PricedTool) -> str | None:
         """Name the cheapest model with a record that is paid for by the same unit."""
@@ -168,11 +177,6 @@ class ToolCatalog:
             and other.cost_per_unit <= record.cost_per_unit
         ]
         return min(able, key=lambda other: (other.cost_per_unit, other.id)).id if able else None
-
-    def cheaper_models(self, tool: PricedTool) -> list[str]:
-        """Name a few cheaper models of the same provider, for counter-offers."""
-        found = self._cheapest(tool) if tool.rates is not None else None
-        return [] if found is None else [found]
 
 
 def _unit_priced(tool: Tool) -> PricedTool:

@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    field_serializer,
     field_validator,
     model_validator,
 )
@@ -186,6 +187,13 @@ class Policy(_Record):
     @classmethod
     def _window(cls, value: timedelta | str | None) -> timedelta | None:
         return None if value is None else timedelta(microseconds=parse_duration(value))
+
+    @field_serializer("window", when_used="json")
+    def _window_text(self, value: timedelta | str | None) -> str | None:
+        """Write what the validator reads: whole seconds."""
+        if value is None:
+            return None
+        return f"{-(-parse_duration(value) // 1_000_000)}s"
 
     @field_validator("alert_at")
     @classmethod

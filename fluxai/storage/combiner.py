@@ -126,6 +126,11 @@ class Combiner(Generic[Item, Answer]):
                         return True
         return False
 
+    @property
+    def waiting(self) -> int:
+        """How many items nobody has begun to carry out."""
+        return len(self._urgent) + len(self._unhurried)
+
     def close(self) -> None:
         """Refuse new items, and wait until those that are queued are done."""
         with self._mutex:
@@ -200,7 +205,7 @@ class Combiner(Generic[Item, Answer]):
         expected, seen, in_vain = self._last_size, 0, 0
         for _ in range(YIELDS_MAX):
             time.sleep(0)
-            size = len(self._urgent) + len(self._unhurried)
+            size = self.waiting
             in_vain = 0 if size > seen else in_vain + 1
             if size >= expected or in_vain >= YIELDS_IN_VAIN_MAX:
                 return

@@ -247,7 +247,7 @@ class MemoryStorage(Book):
         if type(item) is not Settle:
             with self._lock:
                 return Book.resolve(self, item)
-        uid, event = item.uid, item.event
+        _, uid, event, _, _ = item
         with self._lock:
             reservation = event.source
             bound = reservation.holds if type(reservation) is Reservation else None

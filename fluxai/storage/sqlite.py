@@ -135,13 +135,11 @@ class SqliteStorage:
 
     def reserve(self, asks: Sequence[Ask]) -> list[Reservation | Refusal]:
         """Decide asks in one transaction."""
-        with self._item_faults():
-            return self._carry_out(asks)
+        return self._together(asks)
 
     def resolve(self, items: Sequence[Resolution]) -> list[Any]:
         """Resolve items in one transaction."""
-        with self._item_faults():
-            return self._carry_out([_at_the_door(item) for item in items])
+        return self._together([_at_the_door(item) for item in items])
 
     def withdraw(self, ask: Ask) -> bool:
         """Take back an ask that waits in another thread, which then gets `Withdrawn`.
@@ -156,18 +154,25 @@ class SqliteStorage:
         with self._writing() as book:
             return book.expire(at_us, limit, on_expiry)
 
+    def _together(self, items: Sequence[_Item]) -> list[Any]:
+        with self._item_faults():
+            answers = self._carry_out(items)
+        self._tidy()
+        return answers
+
     def _submit(self, item: _Item, name: Hashable, *, urgent: bool) -> Any:
         with self._item_faults():
             answer = self._combiner.submit(item, urgent=urgent, name=name)
-        if self._rows_untidy > ROWS_PER_TIDYING:
-            self._tidy()
+        self._tidy()
         return answer
 
     def _tidy(self) -> None:
-        """Tidy the file up, once the verb is acknowledged that made it long enough.
+        """Move a long log into the file, and let the counters of ended windows go.
 
-        The log is moved into the file, and the counters of ended windows are let go.
+        This comes when a verb's transaction is over, so that only one caller waits for it.
         """
+        if self._rows_untidy < ROWS_PER_TIDYING:
+            return
         # Set first, so that others leave it to this thread.
         self._rows_untidy = 0
         try:

@@ -238,7 +238,6 @@ class SqliteFile:
                 f"{self.path}: this file system does not support SQLite's write-ahead log (it "
                 f"offers {mode!r}); use a local disk"
             )
-        # Begun even where nothing is to be done: that is how a read-only file shows itself.
         connection.execute("BEGIN IMMEDIATE")
         try:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -248,6 +247,8 @@ class SqliteFile:
                         connection.execute(statement)
                     connection.execute(f"PRAGMA user_version = {number}")
                     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            # Changes nothing, but only a file that can be written to lets it be tried.
+            connection.execute("DELETE FROM versions WHERE 0")
             connection.execute("COMMIT")
         except BaseException:
             self._roll_back(connection)

@@ -184,11 +184,12 @@ SELECT * FROM events WHERE id = ? ORDER BY seq LIMIT 1;
 SELECT * FROM events WHERE seq > ?1 AND ?2 IS NULL ORDER BY seq LIMIT ?3;
 
 -- name: tenant_events_after
-SELECT * FROM events WHERE seq > ?1 AND tenant = ?2 ORDER BY seq LIMIT ?3;
+SELECT * FROM events INDEXED BY events_by_tenant WHERE seq > ?1 AND tenant = ?2
+ORDER BY seq LIMIT ?3;
 
 -- name: recent_events
 -- In a stretch of time, those that were settled last come first.
-SELECT * FROM events
+SELECT * FROM events INDEXED BY events_by_tenant
 WHERE tenant = ?1 AND counted_us >= ?2 AND counted_us < ?3
 ORDER BY seq DESC LIMIT ?4;
 

@@ -26,17 +26,14 @@ from fluxai.testing.contract.case import (
 PENDING_MAX = 100
 
 
-@pytest.fixture
-def asking(governor: Governor) -> Governor:
-    """Return a governor under which every call of the tenant asks first."""
-    limit(governor, "0", id="ask", decision="require_approval")
-    return governor
-
-
 class Approvals(Case):
     """`require_approval`, from the question to the one run."""
 
-    asking = staticmethod(asking)
+    @pytest.fixture
+    def asking(self, governor: Governor) -> Governor:
+        """Return a governor under which every call of the tenant asks first."""
+        limit(governor, "0", id="ask", decision="require_approval")
+        return governor
 
     def test_from_the_question_to_the_one_run(self, asking: Governor) -> None:
         """Approved, the same call runs once, on the money that was held for it."""

@@ -74,11 +74,24 @@ class Decisions(Case):
 
     def test_a_fallback_that_would_fit_no_longer_is_refused(self, governor: Governor) -> None:
         """A downgrade moves once; a deny limit crossed by the fallback refuses it."""
-        limit(governor, "0.01", id="move", decision="downgrade", fallback_tool_id=CHEAP_TOOL)
+        limit(
+            governor,
+            "0.01",
+            id="move",
+            decision="downgrade",
+            fallback_tool_id=CHEAP_TOOL,
+            priority=1,
+            limit_type="daily",
+        )
         limit(governor, "0.05", id="stop")
         assert dimes(governor).final_tool == CHEAP_TOOL
         refused = dimes(governor)
-        assert (refused.decision, acted(refused)) == ("denied", "move")
+        assert refused.decision == "denied"
+        # Each policy that acted, with the tool that it was judged on.
+        assert {(one.policy_id, one.tool) for one in refused.reasons if one.acted} == {
+            ("move", TOOL),
+            ("stop", CHEAP_TOOL),
+        }
 
     def test_a_downgrade_without_a_fallback_is_refused(self, governor: Governor) -> None:
         """Where nothing able can stand in, a crossed `downgrade` limit refuses."""

@@ -13,29 +13,28 @@ from fluxai.testing.contract.case import DIME, TENANT, TOOL, Case, dimes, limit,
 
 OTHER = "globex"
 
+VERBS: dict[str, Callable[[Governor, Any], object]] = {
+    "settle by id": lambda governor, held: governor.settle(held.id, cost="1", tenant=OTHER),
+    "settle": lambda governor, held: governor.settle(held, cost="1", tenant=OTHER),
+    "release by id": lambda governor, held: governor.release(held.id, tenant=OTHER),
+    "release": lambda governor, held: governor.release(held, tenant=OTHER),
+    "extend by id": lambda governor, held: governor.extend(held.id, ttl="9h", tenant=OTHER),
+    "extend": lambda governor, held: governor.extend(held, ttl="9h", tenant=OTHER),
+}
+
 
 class Tenants(Case):
     """Every verb carries the tenant; a mismatch finds nothing."""
 
-    @pytest.mark.parametrize(
-        "verb",
-        [
-            lambda governor, held: governor.settle(held.id, cost="1", tenant=OTHER),
-            lambda governor, held: governor.settle(held, cost="1", tenant=OTHER),
-            lambda governor, held: governor.release(held.id, tenant=OTHER),
-            lambda governor, held: governor.release(held, tenant=OTHER),
-            lambda governor, held: governor.extend(held.id, ttl="9h", tenant=OTHER),
-            lambda governor, held: governor.extend(held, ttl="9h", tenant=OTHER),
-        ],
-    )
+    @pytest.mark.parametrize("verb", VERBS)
     def test_a_reservation_of_another_tenant_is_not_found(
-        self, governor: Governor, verb: Callable[[Governor, Any], object]
+        self, governor: Governor, verb: str
     ) -> None:
         """Settling, releasing or extending under another tenant's name changes nothing."""
         limit(governor, "1")
         held = dimes(governor)
         with pytest.raises(ReservationNotFound):
-            verb(governor, held)
+            VERBS[verb](governor, held)
         assert sums(governor) == (0, DIME)
         assert governor.storage.find(TENANT, held.uid).state == "reserved"  # type: ignore[union-attr]
 

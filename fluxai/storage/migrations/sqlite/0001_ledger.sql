@@ -113,6 +113,7 @@ CREATE TABLE events (
     note TEXT,
     UNIQUE (id, tenant)
 ) STRICT;
+CREATE INDEX events_by_tenant ON events (tenant); -- and so by seq, which every index ends with
 CREATE INDEX events_by_time ON events (tenant, counted_us);
 CREATE INDEX events_by_user ON events (tenant, user, counted_us) WHERE user IS NOT NULL;
 
