@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fluxai.arguments import instant_us
 from fluxai.context import BUDGET_LABEL
@@ -15,10 +15,12 @@ from fluxai.core.errors import InvalidRequest
 from fluxai.core.ledger import MEASURES, CounterKey
 from fluxai.core.money import to_decimal
 from fluxai.core.windows import MAX_US, MIN_US, Window, from_us, window_at
-from fluxai.policy.catalog import ToolCatalog
-from fluxai.policy.compile import Rule, RuleSet
 from fluxai.policy.records import User
-from fluxai.storage.base import Balance, Storage, UsageRow
+
+if TYPE_CHECKING:
+    from fluxai.policy.catalog import ToolCatalog
+    from fluxai.policy.compile import Rule, RuleSet
+    from fluxai.storage.base import Balance, Storage, UsageRow
 
 GROUPS = ("tool", "user", "model")
 RECENT_EVENTS = 10
@@ -73,14 +75,14 @@ def budgets(
         if rule.kind == "per_request":
             continue
         window = rules.window(rule.kind, at_us)
-        for balance in _balances(storage, rule, window, canonical, tenant, user, at_us):
-            found.append(_budget(rule, window, balance, at_us))
+        found.extend(
+            _budget(rule, window, balance, at_us)
+            for balance in _balances(storage, rule, window, canonical, tenant, user, at_us)
+        )
     return found
 
 
-def _all_rules(
-    storage: Storage, rules: RuleSet, tenant: str, user: str | None
-) -> Iterable[Rule]:
+def _all_rules(storage: Storage, rules: RuleSet, tenant: str, user: str | None) -> Iterable[Rule]:
     explicit = [*rules.own.rules.values(), *rules.every.rules.values()]
     yield from sorted(explicit, key=lambda rule: rule.rank)
     rows = storage.records("user", scope=tenant, id=user, limit=1_000)

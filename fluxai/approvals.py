@@ -1,18 +1,20 @@
 """Approvals: calls that wait for a human, and the answers they get."""
 
+# ruff: noqa: SLF001 -- part of the governor, in a file of its own
+
 from __future__ import annotations
 
 import threading
 from typing import TYPE_CHECKING
 
 from fluxai.arguments import check_reason, check_text, count
-from fluxai.core.decisions import Approval
 from fluxai.core.errors import InvalidRequest, NotFound
 from fluxai.core.ids import uuid_int
 from fluxai.core.windows import to_us
 from fluxai.storage.base import Approve, Reject
 
 if TYPE_CHECKING:
+    from fluxai.core.decisions import Approval
     from fluxai.governor import Governor
 
 STATES = ("pending", "approved", "rejected", "used", "expired")
@@ -77,6 +79,8 @@ class Approvals:
             NotFound: There is none under that id.
         """
         check_text("by", by)
+        if reason is not None:
+            check_reason("reason", reason)
         governor = self._governor
         uid, owner = self._where(approval_id, tenant)
         approval: Approval = governor._resolve(
@@ -90,7 +94,9 @@ class Approvals:
         """Wait until somebody answers, in this process or another.
 
         Args:
+            approval_id: Which approval.
             timeout: Seconds; without one it waits until the approval expires.
+            tenant: Whose it must be.
 
         Returns:
             The approval; still `pending` if nobody answered in time.

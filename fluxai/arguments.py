@@ -45,7 +45,9 @@ def check_reason(field: str, value: object) -> None:
     """Refuse a reason that is no text, empty or very long. It may have several lines."""
     if not isinstance(value, str):
         raise InvalidRequest(field, f"must be text, got {type(value).__name__}")
-    check_text(field, " ".join(value.split()) if len(value) <= REASON_MAX else value, most=REASON_MAX)
+    check_text(
+        field, " ".join(value.split()) if len(value) <= REASON_MAX else value, most=REASON_MAX
+    )
 
 
 def count(field: str, value: object, least: int) -> int:

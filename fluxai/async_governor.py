@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 from fluxai.approvals import WAITED_S, Approvals
-from fluxai.core.decisions import Approval
 from fluxai.core.ids import uuid_int
 from fluxai.governor import Governor
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from fluxai.analytics import BlockBudget, RouteResult
+    from fluxai.core.decisions import Approval
     from fluxai.govern import GovernOptions
     from fluxai.guard import CallArguments, Guard
 
@@ -96,7 +96,11 @@ class _Approvals(_Registry):
     """Approvals, awaited; waiting for one leaves the event loop to the others."""
 
     async def wait(
-        self, approval_id: str, *, timeout: float | None = None, tenant: str | None = None
+        self,
+        approval_id: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 -- the name it has without async
+        tenant: str | None = None,
     ) -> Approval:
         """Wait until somebody answers; see `Approvals.wait`."""
         approvals, hops = Approvals(self._governor), self._governor.hops

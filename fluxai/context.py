@@ -105,8 +105,8 @@ def same_payer(here: Surroundings, tenant: str) -> None:
     if here.payer is not None and tenant != here.payer:
         raise InvalidRequest(
             "tenant",
-            f"is {tenant!r:.60}, but the budget() block around this counts for {here.payer!r}; open "
-            f"a block of its own for each tenant",
+            f"is {tenant!r:.60}, but the budget() block around this counts for {here.payer!r}; "
+            f"open a block of its own for each tenant",
         )
 
 

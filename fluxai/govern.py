@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from fluxai.core.errors import InvalidRequest
@@ -93,7 +93,8 @@ class _Binding:
         self._signature = inspect.signature(function)
         parameters = self._signature.parameters
         self._rest = next(
-            (name for name, p in parameters.items() if p.kind is inspect.Parameter.VAR_KEYWORD), None
+            (name for name, p in parameters.items() if p.kind is inspect.Parameter.VAR_KEYWORD),
+            None,
         )
         named = set(parameters) - {self._rest}
         self._subject = subject
@@ -150,7 +151,9 @@ class _Binding:
         request["max_output_tokens"] = next(
             (value for value in (_said(values, name) for name in _CAPS) if value is not None), None
         )
-        prompt = next((value for value in (_said(values, name) for name in _PROMPTS) if value), None)
+        prompt = next(
+            (value for value in (_said(values, name) for name in _PROMPTS) if value), None
+        )
         if isinstance(prompt, str):
             request["prompt"] = prompt
         elif prompt is not None:
@@ -232,7 +235,7 @@ def _wrapper(governor: Governor, function: Any, binding: _Binding) -> Any:
     if inspect.isgeneratorfunction(function):
 
         @functools.wraps(function)
-        def stream(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        def stream(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
             bound = binding.bind(args, kwargs)
             call = begin(governor, bound.request, sys.exception())
             return (yield from GovernedStream(call, _started(call, bound, function)))

@@ -7,12 +7,14 @@ It plans (pure), asks the store to hold, and settles. See `fluxai.core.ledger` f
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar, Unpack
 
 from fluxai.arguments import (
@@ -109,6 +111,7 @@ DEFAULT_TTL_US = 30 * 60 * 1_000_000
 APPROVAL_TTL_US = 24 * 3600 * 1_000_000
 RECOMPILED_MAX = 5
 REFUSALS_REMEMBERED = 1_024
+REPLAYED_MAX = 64
 TOKENS_MAX = 10**12
 #: Up to this many characters a prompt fits every model, so its window needs no look.
 SHORT_PROMPT = 8_000
@@ -160,7 +163,7 @@ class Governor:
         subjects: Literal["open", "registered"] = "open",
         on_storage_error: Literal["deny", "allow"] = "deny",
         on_expiry: Literal["release", "settle"] = "release",
-        spool: str | None = None,
+        spool: str | os.PathLike[str] | None = None,
         ids: IdSource | None = None,
     ) -> None:
         one_of("subjects", subjects, ("open", "registered"))
@@ -188,7 +191,8 @@ class Governor:
         self.storage: Storage = open_storage(storage)
         self.storage.migrate()
         self.storage.settle_on_expiry = on_expiry == "settle"
-        self._alerts = self.storage.notices.alerts
+        #: Alerts for the sinks, and what has to be done after the next verb.
+        self._alerts: deque[Any] = self.storage.notices.alerts
         self._reserve_one = self.storage.reserve_one
         self._resolve_one = self.storage.resolve_one
         self._latest_us = 0
@@ -206,8 +210,11 @@ class Governor:
         self._pricer = Pricer(self.registry, self.estimator)
         self.hops = Hops(blocking=self.storage.capabilities.blocking)
         self._refusals: OrderedDict[int, Decision] = OrderedDict()
-        if self._spool_file() is not None:
+        try:
             self.replay_spool()
+        except StorageError as error:
+            log.warning("spooled settlements wait: %s", error)
+            self._alerts.append(self._replay_some)
 
     # -- time and ids -----------------------------------------------------------------------
 
@@ -860,7 +867,7 @@ class Governor:
             check_text("user", subject.user)
         self.planner.required(subject)
         event = self._pricer.recorded(
-            event_key(id),
+            id,
             subject,
             self.planner.catalog,
             response=response,
@@ -1116,12 +1123,12 @@ class Governor:
     def _announce(self) -> None:
         """Hand alerts to the sinks. A sink that raises must not lose money: logged, counted."""
         alerts = self._alerts
-        while alerts:
+        for _ in range(len(alerts)):
             try:
                 alert = alerts.popleft()
             except IndexError:  # another thread announced it
                 return
-            if callable(alert):  # see when_free
+            if callable(alert):  # see when_free, _replay_some
                 alert()
                 continue
             for sink in self.sinks:
@@ -1137,7 +1144,8 @@ class Governor:
         The collector may run in the midst of any line of this thread, also where the store holds
         its lock: then the verb waits until the one under way is done.
         """
-        frame = sys._getframe(1)  # noqa: SLF001 -- the one way to see who is interrupted
+        # The one way to see who is interrupted.
+        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
         while frame is not None:
             module = frame.f_globals.get("__name__", "")
             if module.startswith(_LOCKING) or (
@@ -1161,15 +1169,36 @@ class Governor:
         if spool is None:
             raise error
         spool.keep(item, known)
+        if self._replay_some not in self._alerts:
+            self._alerts.append(self._replay_some)
         raise StorageError(
             f"{error}; the settlement of {known.id} is kept in {spool.path} and will be replayed",
             spooled=True,
         ) from error
 
     def replay_spool(self) -> int:
-        """Settle what was spooled. Runs on open; returns how many were settled."""
+        """Settle what was spooled. Runs on open, and when the store has answered again.
+
+        Returns:
+            How many were settled.
+
+        Raises:
+            StorageError: The store fails again; what was not settled stays in the spool.
+        """
         spool = self._spool_file()
         return 0 if spool is None else spool.replay(self._replay_one)
+
+    def _replay_some(self) -> None:
+        """Settle part of what was spooled, now that the store has answered; then the rest."""
+        spool = self._spool_file()
+        if spool is None:
+            return
+        try:
+            if spool.replay(self._replay_one, limit=REPLAYED_MAX) < REPLAYED_MAX:
+                return
+        except StorageError as error:
+            log.warning("the spool %s waits: %s", spool.path, error)
+        self._alerts.append(self._replay_some)
 
     def _replay_one(self, item: Settle) -> None:
         answer = self.storage.resolve_one(item)

@@ -268,9 +268,7 @@ class AsyncCall(Granted):
                 raise problem
 
 
-def begin(
-    governor: Governor, request: CallArguments, before: BaseException | None = None
-) -> Call:
+def begin(governor: Governor, request: CallArguments, before: BaseException | None = None) -> Call:
     """Reserve for a call, or raise its refusal.
 
     Args:

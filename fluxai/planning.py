@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fluxai.arguments import check_tenant, check_text
 from fluxai.context import BUDGET_LABEL, NOWHERE, Surroundings, label_pairs, same_payer
-from fluxai.core.decisions import Posting, Reservation
 from fluxai.core.errors import InvalidRequest, NotFound, StorageError
 from fluxai.core.ledger import NEVER, Candidate, Need, Plan, Subject
 from fluxai.policy.catalog import ToolCatalog
@@ -23,6 +22,7 @@ from fluxai.policy.records import Grant, Policy, Tenant, Tool, User
 from fluxai.storage.base import Ask, Rules, Storage
 
 if TYPE_CHECKING:
+    from fluxai.core.decisions import Posting, Reservation
     from fluxai.costs import CostEstimator
     from fluxai.models import ModelRegistry
 
@@ -230,9 +230,7 @@ class Planner:
             if (row["tenant_id"] == "*") is every
         ]
         grants = [
-            Grant.model_validate(row)
-            for row in stored.grants
-            if (row["tenant_id"] == "*") is every
+            Grant.model_validate(row) for row in stored.grants if (row["tenant_id"] == "*") is every
         ]
         return RuleIndex(policies, grants, self._catalog.canonical)
 
@@ -280,7 +278,7 @@ class Planner:
         first = ask.needs[0]
         assert first is not None  # noqa: S101 -- the requested tool always has a need
         units = None
-        if ask.reservation._method == "units":
+        if ask.reservation._method == "units":  # noqa: SLF001 -- says what the need is of
             units = units_of(plan.candidates[0], first, catalog)
         needs = [need_again(found, first, units, self._catalog) for found in fresh.candidates]
         return Ask(ask.reservation, fresh, tuple(needs), ask.approval_expires_us)

@@ -1,5 +1,7 @@
 """The governor's registries: records that people put, kept in the store."""
 
+# ruff: noqa: SLF001 -- part of the governor, in a file of its own
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from fluxai.arguments import count
 from fluxai.core.errors import InvalidRequest, NotFound, UnknownModel
 from fluxai.core.ids import uuid_text
-from fluxai.core.ledger import CounterKey
 from fluxai.core.money import to_nano
 from fluxai.core.windows import from_us
 from fluxai.costs.names import provider_name
@@ -19,6 +20,7 @@ from fluxai.policy.records import Grant, Policy, Tenant, Tool, User, dump
 from fluxai.storage.base import Change
 
 if TYPE_CHECKING:
+    from fluxai.core.ledger import CounterKey
     from fluxai.governor import Governor
     from fluxai.models.model import Model
 
@@ -116,7 +118,9 @@ class Users(_Registry):
             self._governor.tenants.get(user.tenant_id)
         self._apply(
             Change(kind=self.kind, scope=user.tenant_id, id=user.id, body=dump(user)),
-            drop=lambda key: user.personal_cap is None and (key.scope, key.value) == ("user", user.id),
+            drop=lambda key: (
+                user.personal_cap is None and (key.scope, key.value) == ("user", user.id)
+            ),
         )
         return user
 
@@ -169,7 +173,7 @@ class Tools(_Registry):
 
 
 class Models(_Registry):
-    """`governor.models`: the bundled models, and records of your own that add to or replace them."""
+    """`governor.models`: the bundled models, and records that add to or replace them."""
 
     kind = "model"
 
@@ -298,7 +302,10 @@ class Policies(_Registry):
         """Raise a policy's limit by an amount until an instant; visible in `budgets`.
 
         Args:
+            policy_id: Which policy.
             amount: USD for the measure `cost`, a whole number otherwise.
+            until: Aware; from then on the limit is as before.
+            by: Who grants it.
 
         Raises:
             NotFound: No such policy.
@@ -315,7 +322,7 @@ class Policies(_Registry):
             id=uuid_text(governor._ids(now_us)),
             policy_id=policy_id,
             tenant_id=policy.tenant_id,
-            amount=amount,  # type: ignore[arg-type]
+            amount=amount,
             until=until,
             by=by,
             granted_at=from_us(now_us),
@@ -324,4 +331,3 @@ class Policies(_Registry):
             raise InvalidRequest("until", "must be in the future")
         self._apply(Change(kind="grant", scope=policy.tenant_id, id=grant.id, body=dump(grant)))
         return grant
-

@@ -3,6 +3,8 @@
 Given are a response, a usage, or a cost; where there is none of them, an estimate that says so.
 """
 
+# ruff: noqa: SLF001 -- how a reservation was counted is nobody else's business
+
 from __future__ import annotations
 
 from datetime import datetime
@@ -16,13 +18,12 @@ from fluxai.core.money import PER_MILLION, to_nano
 from fluxai.core.usage import Usage
 from fluxai.core.windows import from_us
 from fluxai.costs.quick import quick_usage
-from fluxai.policy.catalog import ToolCatalog
 from fluxai.texts import text_of
 
 if TYPE_CHECKING:
     from fluxai.costs.estimator import Cost, CostEstimator
     from fluxai.models.registry import ModelRegistry
-
+    from fluxai.policy.catalog import ToolCatalog
 
 
 class Pricer:

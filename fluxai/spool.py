@@ -8,30 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fluxai.core.decisions import Reservation, UsageEvent
-from fluxai.core.errors import StorageError
+from fluxai.core.errors import FluxAIError, InvalidRequest, StorageError
 from fluxai.storage.base import Settle
 
-try:
-    import fcntl
-except ImportError:  # Windows: one process writes at a time by the thread lock alone
-    fcntl = None  # type: ignore[assignment]
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fluxai.storage.base import Storage
 
+log = logging.getLogger("fluxai")
 
-def open_spool(path: str | None, storage: Storage) -> Spool | None:
+
+def open_spool(path: str | os.PathLike[str] | None, storage: Storage) -> Spool | None:
     """Choose the spool of a store: the given file, or one of its own. Memory needs none."""
     if path is not None:
         return Spool(Path(path))
@@ -41,7 +38,8 @@ def open_spool(path: str | None, storage: Storage) -> Spool | None:
     if place is not None:
         return Spool(Path(place))
     home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    name = hashlib.sha256(str(getattr(storage, "url", storage)).encode()).hexdigest()[:16]
+    url = getattr(storage, "url", None) or type(storage).__qualname__
+    name = hashlib.sha256(str(url).encode()).hexdigest()[:16]
     return Spool(Path(home) / "fluxai" / f"{name}.spool")
 
 
@@ -52,6 +50,11 @@ class Spool:
         self.path = path
         self._lock = threading.Lock()
 
+    @property
+    def rejected_path(self) -> Path:
+        """Where lines go that no store will ever take, for a person to look at."""
+        return self.path.with_name(self.path.name + ".rejected")
+
     def keep(self, item: Settle, known: Reservation) -> None:
         """Write one settlement durably.
 
@@ -61,50 +64,116 @@ class Spool:
         line = json.dumps(_row(item, known), separators=(",", ":"))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._alone(), self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            with self._alone():
+                _append(self.path, [line])
         except OSError as error:
             raise StorageError(
                 f"neither the store nor the spool {self.path} could take this settlement: {line}"
             ) from error
 
-    def replay(self, settle: Callable[[Settle], None]) -> int:
-        """Settle what was kept, in order, then empty the file. Stops where the store fails again.
+    def replay(self, settle: Callable[[Settle], None], *, limit: int = sys.maxsize) -> int:
+        """Settle what was kept, in order, and take it out of the file.
+
+        A line that can't be read, or that no store will take, is moved to `rejected_path`, so that
+        it does not stand in the way of the others.
 
         Returns:
             How many were settled.
+
+        Raises:
+            StorageError: The store fails again, or the disk; what was not settled stays.
         """
         if not self.path.exists():
             return 0
-        with self._alone(), self.path.open("r+", encoding="utf-8") as file:
-            lines = file.readlines()
-            done = 0
-            try:
-                for line in lines:
-                    if line.endswith("\n"):
-                        settle(_item(json.loads(line)))
-                    done += 1
-            finally:
-                left = lines[done:]
-                file.seek(0)
-                file.writelines(left)
-                file.truncate()
-                file.flush()
-                os.fsync(file.fileno())
-        return done
+        try:
+            with self._alone():
+                return self._replay(settle, limit)
+        except OSError as error:
+            raise StorageError(f"the spool {self.path} could not be read: {error}") from error
+
+    def _replay(self, settle: Callable[[Settle], None], limit: int) -> int:
+        if not self.path.exists():
+            return 0
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        rejected: list[str] = []
+        done = 0
+        try:
+            for line in lines[:limit]:
+                try:
+                    settle(_item(line))
+                except StorageError:
+                    raise
+                except FluxAIError as error:
+                    log.error(  # noqa: TRY400 -- the error's text says it all
+                        "a spooled settlement can't be settled; see %s: %s",
+                        self.rejected_path,
+                        error,
+                    )
+                    rejected.append(line)
+                done += 1
+        finally:
+            if rejected:
+                _append(self.rejected_path, rejected)
+            self._leave(lines[done:])
+        return done - len(rejected)
+
+    def _leave(self, lines: Sequence[str]) -> None:
+        """Let the file hold these lines only, by one atomic step."""
+        if lines:
+            fresh = self.path.with_name(self.path.name + ".new")
+            fresh.unlink(missing_ok=True)
+            _append(fresh, lines)
+            fresh.replace(self.path)
+        else:
+            self.path.unlink(missing_ok=True)
+        _sync_folder(self.path.parent)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep other threads and processes away from the file."""
-        with self._lock:
-            if fcntl is None:
-                yield
-                return
-            with self.path.with_name(self.path.name + ".lock").open("a") as gate:
-                fcntl.flock(gate, fcntl.LOCK_EX)
-                yield
+        gate = self.path.with_name(self.path.name + ".lock")
+        with self._lock, gate.open("a") as file:
+            _lock_file(file.fileno())
+            yield
+
+
+if sys.platform == "win32":
+
+    def _lock_file(number: int) -> None:
+        """Do nothing: there, a file that is open can't be replaced by another process."""
+
+    def _sync_folder(folder: Path) -> None:
+        """Do nothing: there, folders can't be flushed."""
+
+else:
+    import fcntl
+
+    def _lock_file(number: int) -> None:
+        """Wait for the lock, which ends with the file's being closed."""
+        fcntl.flock(number, fcntl.LOCK_EX)
+
+    def _sync_folder(folder: Path) -> None:
+        """Make a file's being there, or not, as durable as its content."""
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _append(path: Path, lines: Sequence[str]) -> None:
+    """Write lines durably, after whatever a crash may have left of an earlier one."""
+    with path.open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        torn = b""
+        if size:
+            file.seek(-1, os.SEEK_END)
+            torn = b"" if file.read(1) == b"\n" else b"\n"
+        file.write(torn + "".join(f"{line}\n" for line in lines).encode())
+        file.flush()
+        os.fsync(file.fileno())
+    if not size:
+        _sync_folder(path.parent)
 
 
 def _row(item: Settle, known: Reservation) -> dict[str, Any]:
@@ -148,11 +217,22 @@ def _outcome(row: Any) -> Any:
     return Usage.from_dict(row["usage"])
 
 
-def _item(row: dict[str, Any]) -> Settle:
+def _item(line: str) -> Settle:
+    """Read a line.
+
+    Raises:
+        InvalidRequest: It is none of ours, or was cut off by a crash.
+    """
+    try:
+        row = json.loads(line)
+        return _settle_of(Reservation.from_json(json.dumps(row["reservation"])), row["event"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidRequest("line", f"is no spooled settlement: {error}") from error
+
+
+def _settle_of(known: Reservation, event: dict[str, Any]) -> Settle:
     from fluxai.core.usage import Usage
 
-    known = Reservation.from_json(json.dumps(row["reservation"]))
-    event = row["event"]
     return Settle(
         known.subject.tenant,
         known.uid,

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from fluxai.core.errors import FluxAIError
 from fluxai.core.usage import Usage
-from fluxai.guard import Call
 from fluxai.texts import text_of
+
+if TYPE_CHECKING:
+    from fluxai.guard import Call
 
 log = logging.getLogger("fluxai")
 
@@ -45,9 +47,7 @@ class _Watched:
         """Let a long stream's hold live on: streams extend at half their time."""
         governor = self.call.governor
         try:
-            governor.extend(
-                self.call.reservation, ttl=f"{max(1, self._ttl_us // 1_000_000)}s"
-            )
+            governor.extend(self.call.reservation, ttl=f"{max(1, self._ttl_us // 1_000_000)}s")
         except FluxAIError as error:
             log.warning("a stream's hold could not be extended: %s", error)
         self._half_us = governor.clock.now_us() + self._ttl_us // 2

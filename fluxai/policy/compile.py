@@ -229,7 +229,7 @@ class RuleSet:
 
     def window(self, kind: str, at_us: int) -> Window:
         """Return the window of a kind that holds an instant, remembering the last one."""
-        if kind == "total" or kind == "concurrent" or kind.startswith("rolling:"):
+        if kind in {"total", "concurrent"} or kind.startswith("rolling:"):
             return Window(MIN_US, MAX_US)
         window = self._windows.get(kind)
         if window is None or not window.start_us <= at_us < window.end_us:
@@ -471,9 +471,7 @@ def _candidate(
 
 def alerts_of(policy: Policy, limit: int) -> tuple[tuple[int, str], ...]:
     """Return (amount, share) of the shares that a policy announces."""
-    return tuple(
-        (_share_of(limit, share), str(share)) for share in policy.alert_at
-    )
+    return tuple((_share_of(limit, share), str(share)) for share in policy.alert_at)
 
 
 def _share_of(limit: int, share: Decimal) -> int:

@@ -1,5 +1,7 @@
 """`PolicyEngine`: the ledger's rule, applied to balances that somebody hands in. Pure."""
 
+# ruff: noqa: SLF001 -- decisions are made here as in a store, slot by slot
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,7 +11,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Self
 
 from fluxai.core.decisions import Decision
-from fluxai.core.errors import InvalidRequest, UnknownModel
+from fluxai.core.errors import InvalidRequest
 from fluxai.core.ledger import (
     COST,
     MEASURES,
@@ -27,11 +29,11 @@ from fluxai.core.windows import to_us
 from fluxai.policy.catalog import ToolCatalog
 from fluxai.policy.compile import RuleIndex, RuleSet, compile_plan
 from fluxai.policy.needs import Request, needs_of, repriced, whole
-from fluxai.policy.records import Grant, Policy, Tenant, Tool, User
 
 if TYPE_CHECKING:
     from fluxai.costs import CostEstimator
     from fluxai.models import ModelRegistry
+    from fluxai.policy.records import Grant, Policy, Tenant, Tool, User
 
 Amount = Decimal | str | int
 #: What a counter holds: (settled, reserved), in nano-USD or plain counts.
@@ -261,10 +263,10 @@ def decided(
     decision.output_tokens = step.output_tokens
     decision.decision = verdict.decision
     decision.verdict = verdict
-    decision._balances = None  # noqa: SLF001 -- made here, slot by slot
-    decision._method = method  # noqa: SLF001
-    decision._offers = ()  # noqa: SLF001
-    decision._view = None  # noqa: SLF001
+    decision._balances = None
+    decision._method = method
+    decision._offers = ()
+    decision._view = None
     return decision
 
 
@@ -275,14 +277,14 @@ def offer_cheaper(
     first, need = plan.candidates[0], needs[0]
     if decision.decision != "denied" or first.rates is None or need is None:
         return
-    if decision._method == "units":  # noqa: SLF001
+    if decision._method == "units":
         return
     offers = []
     for name in catalog.cheaper_models(first.model or first.tool):
         priced = catalog.priced(name, plan.start_us)
         if priced.rates is not None:
             offers.append((name, repriced(priced, need)))
-    decision._offers = tuple(offers)  # noqa: SLF001
+    decision._offers = tuple(offers)
 
 
 def _by_counter(plan: Plan, balances: PolicyBalances) -> dict[CounterKey, tuple[int, int]]:

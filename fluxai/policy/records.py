@@ -46,7 +46,7 @@ PolicyDecision = Literal["deny", "downgrade", "require_approval", "allow"]
 
 def _no_float(value: object) -> object:
     if isinstance(value, float):
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004 -- pydantic turns a ValueError into its own error
             f"floats can't hold money exactly; pass Decimal('{value}') or the text '{value}'"
         )
     return value
@@ -169,7 +169,7 @@ class Policy(_Record):
     decision: PolicyDecision = "deny"
     fallback_tool_id: Id | None = None
     window: timedelta | str | None = None
-    alert_at: tuple[Annotated[Decimal, BeforeValidator(lambda v: str(v))], ...] = (
+    alert_at: tuple[Annotated[Decimal, BeforeValidator(str)], ...] = (
         Decimal("0.8"),
         Decimal("1.0"),
     )
@@ -220,9 +220,8 @@ class Policy(_Record):
             raise ValueError("scope_id: a tenant's policy has none; tenant_id names the tenant")
         if self.fallback_tool_id is not None and self.decision != "downgrade":
             raise ValueError("fallback_tool_id: goes with decision='downgrade'")
-        if self.scope == "tool" and self.scope_id is not None:
-            if self.scope_id == self.fallback_tool_id:
-                raise ValueError("fallback_tool_id: a tool can't fall back to itself")
+        if self.scope == "tool" and self.scope_id == self.fallback_tool_id is not None:
+            raise ValueError("fallback_tool_id: a tool can't fall back to itself")
         return self
 
     @property

@@ -146,6 +146,10 @@ class Book:
         """Say from when on resolved ids are still remembered."""
         return 0
 
+    def alert(self, alert: Alert) -> None:
+        """Announce that a budget crossed a share of its limit."""
+        self.notices.alerts.append(alert)
+
     # -- counters ---------------------------------------------------------------------------
 
     def counters(self, keys: Keys, at_us: int) -> tuple[Counter, ...]:
@@ -181,7 +185,7 @@ class Book:
                 continue
             for amount, share in check.alert_at:
                 if counter.committed >= amount and self.fired(counter, check.policy_id, share):
-                    self.notices.alerts.append(
+                    self.alert(
                         Alert(
                             counter.key.tenant,
                             check.policy_id,

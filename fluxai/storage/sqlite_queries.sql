@@ -264,7 +264,8 @@ SELECT tenant, counted_us, user, tool, labels, cost, tokens, requests, concurren
 FROM reservations WHERE state IN ('pending', 'reserved');
 
 -- name: verify_days
--- Days whose sums differ from those of their events: what the events say, then what is kept.
+-- Days whose sums differ from those of their events: for each sum what the events say, and what is
+-- kept.
 WITH told AS (
     SELECT
         tenant, (counted_us - (counted_us % ?1 + ?1) % ?1) / ?1 AS day,
@@ -272,12 +273,15 @@ WITH told AS (
         sum(cost) AS cost, sum(tokens) AS tokens, sum(requests) AS requests, count(*) AS events
     FROM events GROUP BY 1, 2, 3, 4, 5
 ),
-compared AS (
-    SELECT * FROM told
+both AS (
+    SELECT *, 0 AS kept_cost, 0 AS kept_tokens, 0 AS kept_requests, 0 AS kept_events FROM told
     UNION ALL
-    SELECT tenant, day, user, tool, model, -cost, -tokens, -requests, -events FROM days
+    SELECT tenant, day, user, tool, model, 0, 0, 0, 0, cost, tokens, requests, events FROM days
 )
-SELECT tenant, day, user, tool, model, sum(cost), sum(tokens), sum(requests), sum(events)
-FROM compared GROUP BY 1, 2, 3, 4, 5
-HAVING sum(cost) <> 0 OR sum(tokens) <> 0 OR sum(requests) <> 0 OR sum(events) <> 0
+SELECT
+    tenant, day, user, tool, model, sum(cost), sum(kept_cost), sum(tokens), sum(kept_tokens),
+    sum(requests), sum(kept_requests), sum(events), sum(kept_events)
+FROM both GROUP BY 1, 2, 3, 4, 5
+HAVING sum(cost) <> sum(kept_cost) OR sum(tokens) <> sum(kept_tokens)
+    OR sum(requests) <> sum(kept_requests) OR sum(events) <> sum(kept_events)
 LIMIT ?2;

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from typing import Any
 
 from fluxai.core.ledger import CONCURRENT, Counter
 from fluxai.core.windows import DAY_US
@@ -96,11 +97,10 @@ def _differences(all_expected: Iterable[_Expected]) -> Iterator[Difference]:
             yield Difference(f"reserved of {name}", expected.reserved, counter.reserved)
 
 
-def _of_days(rows: Iterable[tuple[object, ...]]) -> Iterator[Difference]:
-    for *group, cost, tokens, requests, events in rows:
-        name = "/".join(map(str, group))
-        amounts = {"cost": cost, "tokens": tokens, "requests": requests, "events": events}
-        for measure, amount in amounts.items():
-            if isinstance(amount, int) and amount:
-                # Only how much they differ is known here; what is kept is the rest.
-                yield Difference(f"{measure} of day {name}: too little", amount, 0)
+def _of_days(rows: Iterable[tuple[Any, ...]]) -> Iterator[Difference]:
+    for row in rows:
+        name = "/".join(map(str, row[:5]))
+        for place, measure in enumerate(("cost", "tokens", "requests", "events")):
+            expected, found = row[5 + 2 * place : 7 + 2 * place]
+            if expected != found:
+                yield Difference(f"{measure} of day {name}", expected, found)

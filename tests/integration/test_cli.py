@@ -76,7 +76,8 @@ def test_every_command_and_option_is_in_the_reference(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("-m", "fluxai", "--version"), ("-c", "from fluxai.cli import main; main()", "-V")]
+    "arguments",
+    [("-m", "fluxai", "--version"), ("-c", "from fluxai.cli import main; main()", "-V")],
 )
 def test_both_entry_points_say_the_version(arguments: tuple[str, ...]) -> None:
     """`fluxai` and `python -m fluxai` are the same program."""
@@ -109,7 +110,12 @@ def test_a_missing_extra_is_one_line_that_says_what_to_install(absent: str) -> N
 
 @pytest.mark.parametrize(
     "arguments",
-    [("nonsense",), ("check",), ("check", "--model", "a", "--tool", "b"), ("budgets", "--user", "u")],
+    [
+        ("nonsense",),
+        ("check",),
+        ("check", "--model", "a", "--tool", "b"),
+        ("budgets", "--user", "u"),
+    ],
 )
 def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
     """Wrong usage is told apart from an error and from a refusal."""
@@ -119,8 +125,16 @@ def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["check --model gpt-4o", "status", "budgets", "policies list", "approvals list",
-             "db verify", "db reap"]
+    "name",
+    [
+        "check --model gpt-4o",
+        "status",
+        "budgets",
+        "policies list",
+        "approvals list",
+        "db verify",
+        "db reap",
+    ],
 )
 def test_looking_at_no_ledger_makes_none(name: str, tmp_path: Path) -> None:
     """A mistyped path is an error with its remedy, and no empty file."""
@@ -189,9 +203,9 @@ def test_a_terminal_gets_panels_that_fit(columns: int, colored: bool, tmp_path: 
     assert run("policies", "apply", tmp_path / "limits.toml", "--db", url(tmp_path)).code == 0
     arguments = ["budgets", "--db", url(tmp_path)] + ([] if colored else ["--no-color"])
     shown = in_terminal(arguments, columns)
-    assert "╭─ acme" in shown
     assert ("\x1b[36m" in shown) is colored
     plain = click.unstyle(shown)
+    assert plain.startswith("╭─ acme ─")
     assert max(len(line) for line in plain.splitlines()) <= columns
 
 
@@ -249,7 +263,17 @@ def test_ids_cannot_command_the_terminal() -> None:
 
 def test_json_is_one_document_with_amounts_as_text(tmp_path: Path) -> None:
     """Amounts are exact text in JSON, never floats."""
-    shown = run("check", "--db", "memory://", "--json", "--model", "gpt-4o", "--input-tokens", 1000,
-                "--max-output-tokens", 500)
+    shown = run(
+        "check",
+        "--db",
+        "memory://",
+        "--json",
+        "--model",
+        "gpt-4o",
+        "--input-tokens",
+        1000,
+        "--max-output-tokens",
+        500,
+    )
     document = json.loads(shown.out, parse_float=lambda text: pytest.fail(f"a float: {text}"))
     assert document["estimate"]["highest"] == "0.0075"
