@@ -24,7 +24,8 @@ print(f"recorded ${event.cost} for {event.user}")
 governor.record(cost="0.25", tool="search", tenant="acme", user="bob", id="invoice-18")
 governor.adjust("invoice-17", "-0.01", reason="credit note", by="accounting", tenant="acme")
 
-summary = governor.usage("acme", period="month", group_by=("user", "tool"))
+day = timedelta(days=1)
+summary = governor.usage("acme", start=now - day, end=now + day, group_by=("user", "tool"))
 for (user, tool), group in summary.groups.items():
     print(f"  {user} on {tool}: ${group.cost}")
 print(f"in {len(governor.events())} events: ${summary.total_cost}")

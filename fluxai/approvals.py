@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fluxai.arguments import check_reason, check_text, count
@@ -23,7 +24,7 @@ WAITED_S = 0.2
 
 
 class Approvals:
-    """`governor.approvals`."""
+    """`governor.approvals`. What it returns are copies: they show a moment, and decide nothing."""
 
     def __init__(self, governor: Governor) -> None:
         self._governor = governor
@@ -34,9 +35,10 @@ class Approvals:
         """List approvals, newest first."""
         if state is not None and state not in STATES:
             raise InvalidRequest("state", f"{state!r:.60} is not one of {', '.join(STATES)}")
-        return self._governor.storage.approvals(
+        found = self._governor.storage.approvals(
             tenant=tenant, state=state, limit=count("limit", limit, 1)
         )
+        return [replace(approval) for approval in found]
 
     def get(self, approval_id: str, *, tenant: str | None = None) -> Approval:
         """Return one approval.
@@ -48,7 +50,7 @@ class Approvals:
         found = self._governor.storage.find(owner, uid)
         if found is None or found.extra is None or found.extra.approval is None:
             raise NotFound(f"approval: no approval {approval_id!r}")
-        return found.extra.approval
+        return replace(found.extra.approval)
 
     def approve(self, approval_id: str, *, by: str, tenant: str | None = None) -> Approval:
         """Say yes: the `deny` limits are judged again, now, and the hold moves to these windows.
@@ -67,7 +69,7 @@ class Approvals:
         approval: Approval = governor._resolve(
             Approve(tenant=owner, uid=uid, at_us=at_us, by=by, expires_us=at_us)
         )
-        return approval
+        return replace(approval)
 
     def reject(
         self, approval_id: str, *, by: str, reason: str | None = None, tenant: str | None = None
@@ -86,7 +88,7 @@ class Approvals:
         approval: Approval = governor._resolve(
             Reject(tenant=owner, uid=uid, at_us=governor._now(), by=by, reason=reason)
         )
-        return approval
+        return replace(approval)
 
     def wait(
         self, approval_id: str, *, timeout: float | None = None, tenant: str | None = None

@@ -348,7 +348,10 @@ class Governor:
         at_us = self._now()
         reservation = Reservation()
         if here is NOWHERE and labels is None and tenant is not None and model is not None:
-            plan = self._plans.get((tenant, user, name, (), False, fixed_tool, ()))
+            try:
+                plan = self._plans.get((tenant, user, name, (), False, fixed_tool, ()))
+            except TypeError:  # what can't be looked up is no text; the planner says which
+                plan = None
             if plan is None or not plan.start_us <= at_us < plan.end_us:
                 plan = self.planner.plan(tenant, user, name, None, at_us, fixed_tool=fixed_tool)
         else:
@@ -381,7 +384,7 @@ class Governor:
                 and messages is None
                 and tools is None
                 and type(prompt) is str
-                and len(prompt) <= SHORT_PROMPT
+                and 0 < len(prompt) <= SHORT_PROMPT
             ):
                 expected, upper, method, confidence = self.estimator.count(candidate.model, prompt)
                 upper = max(expected, upper)

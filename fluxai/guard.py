@@ -16,11 +16,11 @@ from fluxai.core.errors import (
     BudgetExceeded,
     FluxAIError,
     IdempotencyConflict,
-    InvalidRequest,
     PolicyDenied,
     Refused,
+    ReservationNotFound,
+    SettlementConflict,
     StorageError,
-    UnknownModel,
 )
 
 if TYPE_CHECKING:
@@ -135,11 +135,14 @@ class Call(Granted):
             settled = self._keep(
                 lambda: self.governor.settle(self.reservation, response, usage=usage, cost=cost)
             )
-        except (InvalidRequest, UnknownModel) as error:
+        except (SettlementConflict, ReservationNotFound):
+            raise
+        except Exception as error:
             if response is None or usage is not None or cost is not None:
                 raise
+            # Whatever it was about the response: an error here would lose it.
             self.governor.unread_responses += 1
-            log.warning("settled at an estimate, since the response is not understood: %s", error)
+            log.warning("settled at an estimate, since the response is not understood: %r", error)
             return self.settle_result(response)
         self.ended = True
         return settled

@@ -162,11 +162,12 @@ class Pricer:
     def returned(
         self, known: Reservation, result: Any, at_us: int, *, aborted: bool = False
     ) -> UsageEvent:
-        """Make the event of a call from what its function returned, or its stream's chunks.
+        """Make the event of a call from what its function returned.
 
         A result with usage is exact; one that only holds text is estimated by its length; of
-        anything else the expected cost is taken. Of a stream that was `aborted`, the usage stated
-        so far is a lower bound: the text that arrived may be more.
+        anything else the expected cost is taken. Of a stream that was `aborted` before it told its
+        final usage, at least the expected cost is: what is generated, thinking above all, may be
+        more than what has arrived.
         """
         if known._method == "units":
             return self.settled(known, None, None, None, at_us)
@@ -179,9 +180,18 @@ class Pricer:
         except (InvalidRequest, UnknownModel):
             # No usage that is understood, or of a model without a price: the text has to tell.
             pass
-        text = text_of(result)
+        arrived = self._estimated(known, text_of(result), stated, at_us)
+        expected = self.expected(known, at_us)
+        if arrived is None or (aborted and arrived.cost_nanousd < expected.cost_nanousd):
+            return expected
+        return arrived
+
+    def _estimated(
+        self, known: Reservation, text: str, stated: Usage | None, at_us: int
+    ) -> UsageEvent | None:
+        """Estimate a call by the text that it made, and the usage that it stated so far."""
         if known.model is None or (not text and stated is None):
-            return self.expected(known, at_us)
+            return None
         output = self._estimator.count(known.model, text).expected if text else 0
         if stated is None:
             usage = Usage(input=known.need.expected_input_tokens, output=output)

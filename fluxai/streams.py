@@ -1,7 +1,7 @@
 """Governed streams: chunks are passed on as they come, and settled once, however they end.
 
-A stream is settled by the usage it told, else by what arrived; what nobody reads to its end is
-settled when it is closed, or let go.
+A stream is settled by the usage it told, else by what arrived. One that nobody reads to its end is
+settled when it is closed or let go: at the expected cost, unless its final usage has come.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fluxai.core.errors import FluxAIError
 from fluxai.core.usage import Usage
-from fluxai.texts import text_of
+from fluxai.texts import tells_final_usage, text_of
 
 if TYPE_CHECKING:
     from fluxai.guard import Call
@@ -31,12 +31,15 @@ class _Watched:
         self.call = call
         self._chunks: list[Any] = []
         self._later: list[str] = []
+        #: Whether the final usage has come: what a reader leaves unread then costs nothing.
+        self._told = False
         reservation = call.reservation
         self._ttl_us = reservation.expires_us - reservation.counted_us
         self._half_us = reservation.counted_us + self._ttl_us // 2
 
     def took(self, chunk: Any) -> bool:
         """Note a chunk; True when the hold should be extended."""
+        self._told = self._told or tells_final_usage(chunk)
         if len(self._chunks) < CHUNKS_MAX or "no_usage" not in Usage.parse(chunk).flags:
             self._chunks.append(chunk)
         else:
@@ -53,7 +56,7 @@ class _Watched:
         self._half_us = governor.clock.now_us() + self._ttl_us // 2
 
     def end(self, error: BaseException | None) -> None:
-        """Settle once: exactly where the stream told its usage, else by what arrived."""
+        """Settle once: exactly where the stream told its usage, else at an estimate."""
         if self.call.ended:
             return
         if not self._chunks:
@@ -66,7 +69,7 @@ class _Watched:
     def _settle(self, *, aborted: bool) -> None:
         if not self.call.ended:
             arrived = [*self._chunks, "".join(self._later)] if self._later else self._chunks
-            self.call.settle_result(arrived, aborted=aborted)
+            self.call.settle_result(arrived, aborted=aborted and not self._told)
 
 
 class GovernedStream(Iterator[Any]):

@@ -1,10 +1,13 @@
-"""The text that a result, or the chunks of a stream, hold: what an estimate has to go by."""
+"""What results and chunks of streams say besides their usage: their text, and whether they end."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_USAGES = ("usage", "usage_metadata", "usageMetadata")
+#: How the Responses API says that a response has ended.
+_ENDED = ("completed", "incomplete", "failed", "cancelled")
 _DEPTH_MAX = 12
 _PARTS_MAX = 100_000
 #: Where providers put an answer: the first of these that a part has holds the others.
@@ -43,6 +46,27 @@ def text_of(result: Any) -> str:
     collector = _Collector()
     collector.visit(result, 0)
     return "".join(collector.texts)
+
+
+def tells_final_usage(chunk: Any) -> bool:
+    """Say whether a stream's chunk states the usage of the whole call.
+
+    Some providers count along while they stream: what they state is final only in a chunk that says
+    how the answer ended, or that holds no more of it.
+    """
+    body = _field(chunk, "response") or chunk
+    if not any(_field(body, name) for name in _USAGES):
+        return False
+    choices = _field(body, "choices")
+    if choices is not None:
+        return not choices or any(_field(choice, "finish_reason") for choice in choices)
+    candidates = _field(body, "candidates") or ()
+    return (
+        any(_field(c, "finish_reason") or _field(c, "finishReason") for c in candidates)
+        or bool(_field(_field(body, "delta"), "stop_reason"))
+        or _field(body, "status") in _ENDED
+        or _field(body, "done") is True
+    )
 
 
 class _Collector:

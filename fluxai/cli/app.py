@@ -10,11 +10,12 @@ import click
 from fluxai import __version__
 from fluxai.cli.approvals import approvals
 from fluxai.cli.backfill import backfill
+from fluxai.cli.budgets import budgets
 from fluxai.cli.check import check
 from fluxai.cli.database import db
 from fluxai.cli.demo import demo
-from fluxai.cli.looking import budgets, status
 from fluxai.cli.policies import policies
+from fluxai.cli.status import status
 
 
 class _InOrder(click.Group):

@@ -166,16 +166,16 @@ def _sections(decision: Decision, lines: list[_Line], now: datetime) -> list[Sec
 
 def _estimate(decision: Decision, lines: list[_Line]) -> Section:
     estimate = decision.estimate
+    header, per = ("Each", 1) if estimate.method == "units" else ("Per million", 1_000_000)
     rows = [
-        (line.kind, f"{line.quantity:,}", unit_price(line.unit_price), usd(line.amount))
+        (line.kind, f"{line.quantity:,}", unit_price(line.unit_price, per), usd(line.amount))
         for line in lines
     ]
-    unit = "per million" if decision.estimate.method != "units" else "per million units"
     table = Table(
         (
             Column("Kind"),
             Column("Quantity", right=True),
-            Column(unit, True),
+            Column(header, right=True),
             Column("Amount", right=True),
         ),
         rows,

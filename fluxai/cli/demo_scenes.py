@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any, Final
 from fluxai.cli.figures import decision_word, plural, unit_price, usd
 from fluxai.cli.screen import Block, Column, Meter, Table, Text
 from fluxai.costs import CostEstimator
+from fluxai.demo_data import (
+    ENTERPRISELLC,
+    ENTERPRISELLC_ADMIN,
+    FREECO,
+    FREECO_USER,
+    PROCORP,
+    PROCORP_USER,
+)
 
 if TYPE_CHECKING:
     from fluxai.analytics import Budget, RouteResult
     from fluxai.governor import Governor
-
-FREECO: Final = "11111111-1111-1111-1111-111111111111"
-PROCORP: Final = "22222222-2222-2222-2222-222222222222"
-ENTERPRISE: Final = "33333333-3333-3333-3333-333333333333"
-FREECO_USER: Final = "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa"
-PROCORP_USER: Final = "bbbbbbbb-bbbb-bbbb-bbbb-bbbbbbbbbbbb"
-ENTERPRISE_ADMIN: Final = "dddddddd-dddd-dddd-dddd-dddddddddddd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +157,13 @@ def pro_tier_success(governor: Governor) -> Scene:
 
 def approval(governor: Governor) -> Scene:
     """EnterpriseLLC is near its monthly $500: a human decides, and the call runs exactly once."""
-    who: dict[str, Any] = {"tenant": ENTERPRISE, "user": ENTERPRISE_ADMIN}
+    who: dict[str, Any] = {"tenant": ENTERPRISELLC, "user": ENTERPRISELLC_ADMIN}
     call: dict[str, Any] = {**who, "tool": "gpt-4", "units": 50_000}
     governor.record(**who, tool="gpt-4", cost="499.50", id="demo-earlier-this-month")
     asked = governor.reserve(**call)
     # Read now: an answer changes the reservation.
     first, message, approval_id = asked.decision, asked.message, asked.approval_id or ""
-    waiting = governor.approvals.list(tenant=ENTERPRISE, state="pending")
+    waiting = governor.approvals.list(tenant=ENTERPRISELLC, state="pending")
     answer = governor.approvals.approve(approval_id, by="admin@enterprisellc.com")
     run = governor.reserve(**call, approval_id=approval_id)
     settlement = governor.settle(run)

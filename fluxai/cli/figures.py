@@ -8,6 +8,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 _SIGNIFICANT = 4
 _CENT = Decimal("0.01")
 _NANO_EXPONENT = -9
+_SHORTENED_FROM = 10_000_000
 
 
 def usd(amount: Decimal) -> str:
@@ -25,9 +26,17 @@ def amount(value: Decimal | int, measure: str) -> str:
     return usd(Decimal(value)) if measure == "cost" else f"{value:,}"
 
 
-def unit_price(price: Decimal) -> str:
-    """Write the price of a million of something that is priced for one, exactly."""
-    whole, _, digits = f"{price * 1_000_000:,f}".partition(".")
+def count(number: int) -> str:
+    """Write a count; from ten million on rounded to three digits or more: `12.3 M`."""
+    if number < _SHORTENED_FROM:
+        return f"{number:,}"
+    millions = Decimal(number) / 1_000_000
+    return f"{millions:,.0f} M" if millions >= 100 else f"{millions:.1f} M"
+
+
+def unit_price(price: Decimal, per: int = 1_000_000) -> str:
+    """Write the price of so many of something that is priced for one, exactly."""
+    whole, _, digits = f"{price * per:,f}".partition(".")
     return f"${whole}.{digits.rstrip('0').ljust(2, '0')}"
 
 
@@ -68,6 +77,5 @@ _DECISIONS = {"require_approval": "approval", "pending_approval": "waits for app
 
 
 def decision_word(decision: str, mode: str = "enforce") -> str:
-    """Write a decision in a word or two."""
-    word = _DECISIONS.get(decision, decision)
-    return word if mode == "enforce" else f"{word} (shadow)"
+    """Write a decision in a word or two; `shadow` for what only watches."""
+    return _DECISIONS.get(decision, decision) if mode == "enforce" else "shadow"

@@ -50,6 +50,18 @@ class Group:
         self.output_tokens += cost.usage.output_total
         self.cost_nanousd += cost.nanousd
 
+    @classmethod
+    def sum(cls, groups: Iterable[Group]) -> Group:
+        """Put groups together."""
+        total = cls()
+        for group in groups:
+            total.calls += group.calls
+            total.input_tokens += group.input_tokens
+            total.cached_tokens += group.cached_tokens
+            total.output_tokens += group.output_tokens
+            total.cost_nanousd += group.cost_nanousd
+        return total
+
 
 @dataclass(slots=True)
 class Skipped:
@@ -83,6 +95,16 @@ class Report:
     first: datetime | None = None
     last: datetime | None = None
 
+    @property
+    def total(self) -> Group:
+        """All that was spent."""
+        return Group.sum(self.groups.values())
+
+    @property
+    def left_out(self) -> int:
+        """How many lines have no price."""
+        return sum(skipped.count for skipped in self.skipped.values())
+
     def skip(self, line: int, reason: str, detail: str) -> None:
         """Count a line that was left out."""
         skipped = self.skipped.setdefault(reason, Skipped())
@@ -114,6 +136,7 @@ def import_lines(
     lines: Iterable[tuple[int, bytes | None]],
     subject: Subject,
     *,
+    undated: datetime | None = None,
     dry_run: bool = False,
     counted: Callable[[Report], None] = lambda _: None,
 ) -> Report:
@@ -121,8 +144,9 @@ def import_lines(
 
     Args:
         governor: On the ledger that they belong to.
-        lines: Numbers and contents, as `lines_of` gives them.
+        lines: Numbers and contents, as `Lines` gives them.
         subject: Who spent it.
+        undated: When the calls that have no time of their own were made; by default now.
         dry_run: Price only, and record nothing.
         counted: Told the report so far, after each batch.
 
@@ -130,7 +154,8 @@ def import_lines(
         StorageError: The store failed. What was recorded stays, and another run goes on from there.
     """
     report = Report()
-    for batch in _batches(_priced(governor, lines, subject, report)):
+    undated_us = None if undated is None else to_us(undated, "undated")
+    for batch in _batches(_priced(governor, lines, subject, undated_us, report)):
         if dry_run:
             for priced in batch:
                 report.add(priced.cost, priced.event)
@@ -155,6 +180,7 @@ def _priced(
     governor: Governor,
     lines: Iterable[tuple[int, bytes | None]],
     subject: Subject,
+    undated_us: int | None,
     report: Report,
 ) -> Iterator[_Priced]:
     start_us = governor.clock.now_us()
@@ -170,7 +196,8 @@ def _priced(
             call = past_call(line)
             cost, body = _cost(governor.estimator, call)
             # A microsecond apart, so that an answer shows whether it is this line's own event.
-            event = _event(call, cost, body, subject, canonical, start_us + report.lines)
+            now_us = start_us + report.lines
+            event = _event(call, cost, body, subject, canonical, undated_us, now_us)
         except Unreadable as fault:
             report.skip(number, fault.reason, str(fault))
             continue
@@ -208,6 +235,7 @@ def _event(
     body: Any,
     subject: Subject,
     canonical: Callable[[str], str],
+    undated_us: int | None,
     now_us: int,
 ) -> UsageEvent:
     at_us = to_us(call.at, "at") if call.at is not None else read(body, call.provider).at_us
@@ -225,7 +253,7 @@ def _event(
             subject=subject,
             final_tool=canonical(model),
             model=model,
-            counted_us=now_us if at_us is None else at_us,
+            counted_us=next(at for at in (at_us, undated_us, now_us) if at is not None),
         ),
         model,
         cost.nanousd,

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final, NamedTuple, TypeGuard, cast
 from urllib.parse import unquote
 
 from fluxai.arguments import check_text
-from fluxai.core.errors import FluxAIError, InvalidRequest
+from fluxai.core.errors import InvalidRequest
 
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 _TIMES: Final = ("timestamp", "at", "time", "created_at", "createdAt", "created", "date")
@@ -25,10 +25,6 @@ _MODEL_IN: Final = re.compile(
 )
 _YEARS: Final = (2015, 2100)
 _MILLISECONDS_FROM: Final = 100_000_000_000
-
-
-class Damaged(FluxAIError):
-    """The file ends in the middle of its compressed data; what came before was read."""
 
 
 class Unreadable(Exception):
@@ -60,34 +56,41 @@ class PastCall(NamedTuple):
     status: int | None
 
 
-def lines_of(
-    stream: BinaryIO, advanced: Callable[[int], None]
-) -> Iterator[tuple[int, bytes | None]]:
-    """Read a file's lines, unpacking gzip, with their numbers; None for one over 64 MB.
+class Lines:
+    """The lines of a file with their numbers, gzip unpacked; None for a line over 64 MB.
 
     Args:
         stream: Open for reading bytes; need not seek.
-        advanced: Told how many bytes of the file have been read, as it goes.
 
-    Raises:
-        Damaged: Its compressed data is broken or cut off.
+    Attributes:
+        damage: Why it ended early, where compressed data is broken or cut off.
     """
-    counted = _Counting(stream)
-    opened: Any = counted
-    if counted.peek(2) == b"\x1f\x8b":
-        opened = gzip.GzipFile(fileobj=cast("BinaryIO", counted))
-    number = 0
-    try:
-        while line := opened.readline(LINE_BYTES_MAX + 1):
-            number += 1
-            whole = len(line) <= LINE_BYTES_MAX
-            rest = line
-            while len(rest) > LINE_BYTES_MAX and not rest.endswith(b"\n"):
-                rest = opened.readline(LINE_BYTES_MAX + 1)
-            advanced(counted.taken)
-            yield number, line if whole else None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise Damaged(f"the compressed data breaks off after line {number:,}: {error}") from error
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = _Counting(stream)
+        self.damage: str | None = None
+
+    @property
+    def bytes_read(self) -> int:
+        """How much of the file was read so far, as it is packed."""
+        return self._stream.taken
+
+    def __iter__(self) -> Iterator[tuple[int, bytes | None]]:
+        """Read on to the end, or to the damage."""
+        opened: Any = self._stream
+        if opened.peek(2) == b"\x1f\x8b":
+            opened = gzip.GzipFile(fileobj=cast("BinaryIO", opened))
+        number = 0
+        try:
+            while line := opened.readline(LINE_BYTES_MAX + 1):
+                number += 1
+                whole = len(line) <= LINE_BYTES_MAX
+                rest = line
+                while len(rest) > LINE_BYTES_MAX and not rest.endswith(b"\n"):
+                    rest = opened.readline(LINE_BYTES_MAX + 1)
+                yield number, line if whole else None
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            self.damage = f"the compressed data breaks off after line {number:,}: {error}"
 
 
 class _Counting:

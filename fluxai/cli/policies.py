@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fluxai.cli.figures import amount, decision_word, span
-from fluxai.cli.looking import tenant_names, titled
 from fluxai.cli.screen import Block, Column, Section, Table, Text, Tone
 from fluxai.cli.session import Answer, Session, command
+from fluxai.cli.tenants import tenant_names, titled
 
 if TYPE_CHECKING:
     from fluxai.cli.policy_file import Difference

@@ -15,7 +15,9 @@ from fluxai.cli.screen import Block, Cell, Meter, Section, Table, Text, Tone, pr
 
 #: Lines longer than this are hard to follow with the eye.
 WIDTH_MAX = 108
-_WIDE_FROM = 100
+#: What a panel's border and padding take.
+_FRAME = 4
+_WIDE_FROM = 96
 _BAR_NARROW, _BAR_WIDE = 10, 20
 #: Text that may break over lines keeps at least this width.
 _FOLDED_MIN = 12
@@ -38,8 +40,7 @@ class RichScreen:
     def show(self, section: Section) -> None:
         """Draw a section as a panel; one without a title as bare lines."""
         width = min(self._console.width, WIDTH_MAX)
-        bar_width = _BAR_WIDE if width >= _WIDE_FROM else _BAR_NARROW
-        inside = Group(*_drawn(section.blocks, bar_width))
+        inside = Group(*self._drawn(section.blocks, width - _FRAME))
         if not section.title:
             self._console.print(Padding(inside, (0, 2)), width=width)
             return
@@ -55,15 +56,21 @@ class RichScreen:
             )
         )
 
+    def _drawn(self, blocks: Sequence[Block], room: int) -> Iterator[RenderableType]:
+        """Draw blocks, with a blank line between a table and its neighbours."""
+        before: Block | None = None
+        for block in blocks:
+            if before is not None and (isinstance(block, Table) or isinstance(before, Table)):
+                yield ""
+            yield self._fitting(block, room) if isinstance(block, Table) else _styled(block)
+            before = block
 
-def _drawn(blocks: Sequence[Block], bar_width: int) -> Iterator[RenderableType]:
-    """Draw blocks, with a blank line between a table and its neighbours."""
-    before: Block | None = None
-    for block in blocks:
-        if before is not None and (isinstance(block, Table) or isinstance(before, Table)):
-            yield ""
-        yield _grid(block, bar_width) if isinstance(block, Table) else _styled(block)
-        before = block
+    def _fitting(self, table: Table, room: int) -> Grid:
+        """Draw a table so that nothing of it is cut off: where it is tight, all of it may break."""
+        grid = _grid(table, _BAR_WIDE if room >= _WIDE_FROM else _BAR_NARROW)
+        if self._console.measure(grid).minimum <= room:
+            return grid
+        return _grid(table, _BAR_NARROW, tight=True)
 
 
 def _styled(block: str | Text) -> Styled:
@@ -72,7 +79,7 @@ def _styled(block: str | Text) -> Styled:
     return Styled(printable(block))
 
 
-def _grid(table: Table, bar_width: int) -> Grid:
+def _grid(table: Table, bar_width: int, *, tight: bool = False) -> Grid:
     grid = Grid(
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -89,9 +96,9 @@ def _grid(table: Table, bar_width: int) -> Grid:
             column.name,
             footer=_cell(total, bar_width),
             justify="right" if column.right else "left",
-            min_width=_FOLDED_MIN if column.fold else None,
-            no_wrap=not column.fold,
-            overflow="fold" if column.fold else "ellipsis",
+            min_width=_FOLDED_MIN if column.fold and not tight else None,
+            no_wrap=not (column.fold or tight),
+            overflow="fold",
         )
     for row in table.rows:
         grid.add_row(*(_cell(cell, bar_width) for cell in row))

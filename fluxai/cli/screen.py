@@ -45,7 +45,9 @@ class Meter(NamedTuple):
         whole = max(self.limit, self.settled + self.reserved) or 1
         settled = _places(self.settled, whole, width)
         reserved = min(_places(self.reserved, whole, width), width - settled)
-        if self.share < 1 and settled + reserved == width:
+        if self.share >= 1:
+            return (settled, width - settled, 0) if reserved else (width, 0, 0)
+        if settled + reserved == width:
             settled, reserved = (settled - 1, reserved) if settled > 1 else (settled, reserved - 1)
         return settled, reserved, width - settled - reserved
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from operator import sub
 from typing import TYPE_CHECKING, Any, Self
 
+from fluxai.core.errors import InvalidRequest
+from fluxai.core.ids import uuid_int, uuid_text
 from fluxai.core.ledger import (
     COST,
     MEASURES,
@@ -28,7 +32,6 @@ from fluxai.core.ledger import (
     amounts_of,
     largest_output,
 )
-from fluxai.core.ids import uuid_int, uuid_text
 from fluxai.core.money import format_usd, to_decimal, to_nano
 from fluxai.core.windows import MAX_US, from_us
 
@@ -254,6 +257,11 @@ class Decision:
     @property
     def estimate(self) -> Estimate:
         """Expected and highest cost, and how they were found."""
+        if self._view is not None:
+            seen = self._view["estimate"]
+            return Estimate(
+                **{**seen, "expected": Decimal(seen["expected"]), "highest": Decimal(seen["highest"])}
+            )
         return Estimate(
             expected=to_decimal(self.expected_nanousd),
             highest=to_decimal(self.amounts[COST]),
@@ -370,7 +378,7 @@ class Decision:
         if self.decision == "pending_approval":
             return (
                 f"Waiting for approval of {format_usd(self.amounts[COST])} on {self.final_tool}: "
-                f"{why}. Approve with id {self.id}."
+                f"{why}." + (f" Approve with id {self.approval_id}." if self.approval_id else "")
             )
         offer = str(self.counter_offer or "")
         note = self._note()
@@ -383,8 +391,8 @@ class Decision:
 
     @property
     def approval_id(self) -> str | None:
-        """The id of the approval that is asked for."""
-        return self.id if self.decision == "pending_approval" else None
+        """A mere look asks nobody."""
+        return None
 
     @property
     def expires_at(self) -> datetime | None:
@@ -426,6 +434,38 @@ class Decision:
         """Write the decision as JSON text; `from_json` reads it in another process."""
         return json.dumps(self.to_dict(), separators=(",", ":"))
 
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote: everything it shows, without the means to decide again.
+
+        Raises:
+            InvalidRequest: The text is not a decision.
+        """
+        with _reading(cls.__name__):
+            row = json.loads(text)
+            seen = row["estimate"]
+            output_tokens = row["max_output_tokens"]
+            self = cls()
+            self.uid = uuid_int(row["id"])
+            self.subject = Subject(
+                row["tenant"], row["user"], tuple(sorted(row["labels"].items()))
+            )
+            self.need = Need(
+                0, 0, seen["input_tokens"], seen["input_tokens"], output_tokens, output_tokens or 0
+            )
+            self.candidate = _bare_candidate(
+                row["final_tool"], row["model"], row["requested_tool"], self.need.output_max
+            )
+            self.amounts = (to_nano(seen["highest"]), 0, 0, 0)
+            self.output_tokens = output_tokens or 0
+            self.decision = row["decision"]
+            self.verdict = None
+            self._balances = None
+            self._method = seen["method"]
+            self._offers = ()
+            self._view = row
+        return self
+
     def __repr__(self) -> str:
         """Show id, decision and tool."""
         return f"<{type(self).__name__} {self.id} {self.decision} {self.final_tool}>"
@@ -450,6 +490,11 @@ class Reservation(Decision):
     holds: Any
     extra: ReservationExtra | None
     event: UsageEvent | None
+
+    @property
+    def approval_id(self) -> str | None:
+        """The id of the approval that is asked for."""
+        return self.id if self.decision == "pending_approval" else None
 
     @property
     def expires_at(self) -> datetime | None:
@@ -487,9 +532,7 @@ class Reservation(Decision):
         Raises:
             InvalidRequest: The text is not a reservation.
         """
-        from fluxai.core.errors import InvalidRequest
-
-        try:
+        with _reading("Reservation"):
             row = json.loads(text)
             hold = row["hold"]
             self = cls.rebuild(
@@ -508,10 +551,6 @@ class Reservation(Decision):
                 method=row["estimate"]["method"],
                 view=row,
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InvalidRequest(
-                "text", f"is not a reservation written by to_json(): {error}"
-            ) from error
         if hold["key"] is not None or hold["digest"] is not None:
             self.extra = ReservationExtra(key=hold["key"], digest=hold["digest"])
         return self
@@ -539,15 +578,7 @@ class Reservation(Decision):
         self = cls()
         self.uid = uid
         self.subject = subject
-        self.candidate = Candidate(
-            index=0,
-            tool=tool,
-            model=model,
-            requested_tool=requested_tool,
-            rates=None,
-            unit_rate=None,
-            max_output=need.output_max,
-        )
+        self.candidate = _bare_candidate(tool, model, requested_tool, need.output_max)
         self.need = need
         self.amounts = amounts
         self.output_tokens = output_tokens
@@ -564,6 +595,30 @@ class Reservation(Decision):
         self.extra = None
         self.event = None
         return self
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Name what a text should have been, whichever way it is not."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidRequest("text", f"is no {what} written by to_json(): {error!r}") from error
+
+
+def _bare_candidate(
+    tool: str, model: str | None, requested_tool: str, max_output: int
+) -> Candidate:
+    """Stand for a tool whose prices and checks are gone."""
+    return Candidate(
+        index=0,
+        tool=tool,
+        model=model,
+        requested_tool=requested_tool,
+        rates=None,
+        unit_rate=None,
+        max_output=max_output,
+    )
 
 
 @dataclass(slots=True)

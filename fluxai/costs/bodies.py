@@ -42,6 +42,7 @@ def read_usage(body: object, counts: Counts) -> str | None:
             shapes.openai(usage, counts)
             return None
         shapes.google(usage, counts)
+        _grounding(body, counts)
         return "google"
     top = fields(body)
     for mark, shape, provider in _TOP_SHAPES:
@@ -54,6 +55,14 @@ def read_usage(body: object, counts: Counts) -> str | None:
             return whose
     _without_usage(body, top, counts)
     return None
+
+
+def _grounding(body: object, counts: Counts) -> None:
+    """Count answers that Google grounded in a search: billed beyond an allowance of the account."""
+    for candidate in items(get(body, "candidates")):
+        metadata = get(candidate, "groundingMetadata", "grounding_metadata")
+        if metadata is not None and get(metadata, "webSearchQueries", "web_search_queries"):
+            counts.fee("grounding", 1)
 
 
 def _usage_field(body: object, usage: Body, counts: Counts) -> bool:
@@ -175,7 +184,8 @@ def _server_tools(body: object, counts: Counts) -> None:
             images.append(item)
     tool_usage = get(body, "tool_usage")
     stated = fields(get(tool_usage, "web_search")) if tool_usage is not None else {}
-    counts.fee("web_search", counts.whole(stated, "num_requests") if stated else searches)
+    count = counts.whole(stated, "num_requests") if stated else searches
+    counts.fee("web_search_preview" if _previews(body) else "web_search", count)
     drawn = fields(get(tool_usage, "image_gen")) if tool_usage is not None else {}
     if drawn and (drawn.get("total_tokens") or drawn.get("output_tokens")):
         part = Counts()
@@ -188,6 +198,13 @@ def _server_tools(body: object, counts: Counts) -> None:
         for item in images:
             part.fee(_image_kind(item), 1)
         _add_part(counts, _image_model(body), part)
+
+
+def _previews(body: object) -> bool:
+    """Say whether the search is the preview tool, which costs some models more."""
+    return any(
+        str(get(tool, "type")).startswith("web_search_preview") for tool in items(get(body, "tools"))
+    )
 
 
 def _image_kind(item: object) -> str:

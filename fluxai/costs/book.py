@@ -164,12 +164,17 @@ class PriceBook:
         prices = in_force(line["prices"], at_us)
         conditions = [when for when, _ in line["prices"]]
         used = None
-        for label, when, overrides in reversed(line.get("variants", ())):
-            if label == tier:
-                conditions.append(when)
-                if _holds(when, at_us):
-                    prices = {**prices, **overrides}
-                    used = tier
+        variants = [variant for variant in line.get("variants", ()) if variant[0] == tier]
+        for _, when, overrides in reversed(variants):
+            conditions.append(when)
+            if _holds(when, at_us):
+                prices = {**prices, **overrides}
+                used = tier
+        if used is None and variants and all(when and when[0] == "d" for _, when, _ in variants):
+            # The date is when the source took the price up. A response that was served at this tier
+            # earlier was billed for it too, and not as standard.
+            prices = {**prices, **min(variants, key=lambda variant: variant[1][1])[2]}
+            used = tier
         valid_from_us, valid_until_us = _interval(conditions, at_us)
         return Rates(
             model=line["id"],

@@ -201,7 +201,7 @@ def _apply(
     provider: str, lines: Iterable[dict[str, Any]], overrides: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
     ours = {o["model"]: o for o in overrides["models"] if o["provider"] == provider}
-    fees = [o["fees"] for o in overrides["provider_fees"] if o["provider"] == provider]
+    fees = [o for o in overrides["provider_fees"] if o["provider"] == provider]
     for listed in lines:
         override = ours.pop(listed["id"], None)
         if override is None:
@@ -209,7 +209,8 @@ def _apply(
         else:
             line = _overridden(listed, override)
         for more in fees:
-            line["prices"] = _with_fees(line["prices"], more)
+            if line["id"] in more.get("models", (line["id"],)):
+                line["prices"] = _with_fees(line["prices"], more["fees"])
         yield line
     for model, override in ours.items():
         if "prices" not in override:

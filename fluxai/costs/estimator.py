@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from fluxai.core.errors import InvalidRequest, UnknownModel
 from fluxai.core.money import to_decimal
@@ -15,7 +15,10 @@ from fluxai.costs import counting
 from fluxai.costs.bodies import ERROR, FREE_ENDPOINT, NO_USAGE, TOKEN_COUNT
 from fluxai.costs.book import OWN, PriceBook, RateSource
 from fluxai.costs.counting import Encoder, TokenCount
+from fluxai.costs.encoders import LazyEncoder
 from fluxai.costs.framing import Framing, framing_of
+from fluxai.costs.learning import CALLS_TRUSTED, Learning, Trace
+from fluxai.costs.plain import get
 from fluxai.costs.prices import NANO_PER_MILLION, Rates
 from fluxai.costs.reading import Reading, read, tier_name
 
@@ -115,8 +118,9 @@ class Estimate(NamedTuple):
         expected: USD, most likely.
         highest: USD that few requests exceed.
         input_tokens: The expected input tokens.
-        method: How they were counted: `exact`, `encoder` or `heuristic`.
+        method: How they were counted; see `TokenCount`.
         confidence: `high`, `medium` or `low`.
+        lines: What the highest cost is made of, a line per kind.
     """
 
     expected: Decimal
@@ -124,6 +128,7 @@ class Estimate(NamedTuple):
     input_tokens: int
     method: str
     confidence: str
+    lines: tuple[CostLine, ...] = ()
 
 
 class CostEstimator:
@@ -132,16 +137,25 @@ class CostEstimator:
     Args:
         registry: What knows the prices; `ModelRegistry()` for models of your own. By default the
             bundled table.
-        encoder: A tokenizer to count with, such as `tiktoken.get_encoding("o200k_base").encode`.
-            By default text is measured by classes of bytes, 20 to 50 times faster and without
-            any file to download.
+        encoder: A tokenizer to count with, such as `tiktoken.get_encoding("o200k_base").encode`, or
+            `"tiktoken"` to load it beside the calls where its file is on this machine already:
+            nothing is ever downloaded, and until it is there text is measured by classes of bytes,
+            as it is by default: 20 to 50 times faster.
+        learning: What settled calls taught, see `learn`. By default its own; pass the same one to
+            share it between estimators, `None` to learn nothing.
     """
 
     def __init__(
-        self, registry: RateSource | None = None, *, encoder: Encoder | None = None
+        self,
+        registry: RateSource | None = None,
+        *,
+        encoder: Encoder | Literal["tiktoken"] | None = None,
+        learning: Learning | Literal["own"] | None = "own",
     ) -> None:
         self._prices: RateSource = PriceBook() if registry is None else registry
-        self._encoder = encoder
+        self._lazy = LazyEncoder() if encoder == "tiktoken" else None
+        self._encoder = None if isinstance(encoder, str) else encoder
+        self._learning = Learning() if learning == "own" else learning
         self._framings: dict[str, Framing] = {}
 
     def cost(
@@ -281,6 +295,9 @@ class CostEstimator:
     ) -> TokenCount:
         """Estimate a request's input tokens, in microseconds and without any download.
 
+        Where calls with the same tools were learned from, or the beginning of the same conversation
+        was settled, that is what counts.
+
         Args:
             model_id: The model, known or not.
             prompt: The text of a single message.
@@ -289,10 +306,67 @@ class CostEstimator:
         """
         framing = self._framings.get(model_id)
         if framing is None:
-            if len(self._framings) >= _FRAMINGS_MAX:
-                self._framings = {}
-            framing = self._framings[model_id] = framing_of(model_id)
-        return counting.count(model_id, prompt, messages, tools, framing, self._encoder)
+            framing = self._framing(model_id)
+        encoder = self._encoder
+        if encoder is None and self._lazy is not None:
+            encoder = self._encoder = self._lazy.take()
+        learning = self._learning
+        if (
+            learning is None
+            or learning.empty
+            or (type(prompt) is str and messages is None and not tools)
+        ):
+            return counting.count(model_id, prompt, messages, tools, framing, encoder)
+        return _learned(learning, model_id, prompt, messages, tools, framing, encoder)
+
+    def _framing(self, model_id: str) -> Framing:
+        if len(self._framings) >= _FRAMINGS_MAX:
+            self._framings = {}
+        framing = self._framings[model_id] = framing_of(model_id)
+        return framing
+
+    def trace(
+        self,
+        model_id: str,
+        prompt: object = None,
+        messages: object = None,
+        tools: object = None,
+    ) -> Trace | None:
+        """Return what `learn` has to know of a request, to be kept until it is settled.
+
+        Small, and without the request's content; `None` where there is nothing to learn: a plain
+        prompt, or an estimator that does not.
+        """
+        if self._learning is None or (messages is None and not tools):
+            return None
+        framing = self._framings.get(model_id) or self._framing(model_id)
+        found = counting.size(framing, prompt, messages, tools, self._encoder)
+        tools_digest = hash(found.tools_text) if tools else 0
+        each = counting.listed(prompt, messages)
+        conversation = _digests(model_id, tools_digest, each)[-1] if messages is not None else 0
+        return Trace(tools_digest, conversation, 0.0 if found.media else found.plain)
+
+    def learn(self, model: str, tools: object, estimate: object, actual_input: int) -> None:
+        """Take in what a request's input was really billed, to estimate the next one better.
+
+        Args:
+            model: As it was given to `count`.
+            tools: What `trace` returned for the request; or its tool definitions, then
+            estimate: its estimate without the tools: a `TokenCount`, or a number of tokens.
+            actual_input: The input tokens that the provider reported, cached ones included.
+        """
+        learning = self._learning
+        if learning is None or tools is None:
+            return
+        if isinstance(tools, Trace):
+            learning.learn(model, tools, actual_input)
+            return
+        framing = self._framings.get(model) or self._framing(model)
+        found = counting.size(framing, None, None, tools, None)
+        plain = estimate.expected if isinstance(estimate, TokenCount) else estimate
+        if not isinstance(plain, (int, float)) or plain <= 0:
+            raise InvalidRequest("estimate", f"must be tokens above 0, got {estimate!r:.60}")
+        learning.learn(model, Trace(hash(found.tools_text), 0, float(plain)), actual_input)
 
     def estimate(
         self,
@@ -338,17 +412,97 @@ class CostEstimator:
         else:
             limit = likely = _bounded("max_output_tokens", max_output_tokens)
         fee = rates.request_fee * NANO_PER_MILLION
+        upper = max(tokens.expected, tokens.upper)
         expected = (
             rates.input_cost(tokens.expected) + rates.step(tokens.expected).output * likely + fee
         )
-        highest = rates.input_cost(tokens.upper) + rates.output_rate(tokens.upper) * limit + fee
+        highest = rates.input_cost(upper) + rates.output_rate(upper) * limit + fee
+        parts = (
+            ("input", upper, rates.step(upper).input),
+            ("output", limit, rates.output_rate(upper)),
+            ("request", 1, fee),
+        )
         return Estimate(
             to_decimal(-(-expected // NANO_PER_MILLION)),
             to_decimal(-(-max(highest, expected) // NANO_PER_MILLION)),
             tokens.expected,
             tokens.method,
             tokens.confidence,
+            tuple(_line(kind, n, rate, rates.version) for kind, n, rate in parts if n and rate),
         )
+
+
+def _learned(
+    learning: Learning,
+    model: str,
+    prompt: object,
+    messages: object,
+    tools: object,
+    framing: Framing,
+    encoder: Encoder | None,
+) -> TokenCount:
+    """Estimate a request from what was learned of its conversation or of its tools."""
+    found = counting.size(framing, prompt, messages, tools, encoder)
+    estimate = counting.judged(found, framing, encoder)
+    tools_digest = hash(found.tools_text) if tools else 0
+    if messages is not None and learning.conversing:
+        each = counting.listed(prompt, messages)
+        known = learning.longest_known(_digests(model, tools_digest, each))
+        if known is not None:
+            return _continued(*known, each, framing, encoder, estimate.confidence)
+    fit = learning.fit(model, tools_digest, found.plain)
+    if fit is None or found.media:
+        return estimate
+    expected = fit.expected(found.plain)
+    sure = fit.calls >= CALLS_TRUSTED
+    return TokenCount(
+        int(expected + 0.5),
+        int(expected * fit.bound) + _LEARNED_SLACK,
+        "learned",
+        "high" if sure else "medium",
+    )
+
+
+def _continued(
+    count: int,
+    billed: int,
+    messages: Sequence[object],
+    framing: Framing,
+    encoder: Encoder | None,
+    confidence: str,
+) -> TokenCount:
+    """Estimate from what the beginning of a conversation was billed, and its new messages."""
+    measure = counting.measured_by(encoder)
+    new = media = 0.0
+    for message in messages[count:]:
+        tokens, files = counting.weigh(message, framing, measure)
+        new += tokens
+        media += files
+    if media:
+        new += media * counting.MEDIA_TOKENS
+        confidence = "low"
+    upper = int(billed * _BILLED_MARGIN + new * _NEW_MARGIN) + framing.slack
+    return TokenCount(billed + int(new + 0.5), upper, "continued", confidence)
+
+
+#: A conversation's beginning is billed as before, but for what the provider leaves out or replays.
+_BILLED_MARGIN: Final = 1.03
+_NEW_MARGIN: Final = 1.5
+_LEARNED_SLACK: Final = 2
+
+
+def _digests(model: str, tools: int, messages: Sequence[object]) -> list[int]:
+    """Return a digest of each beginning of a conversation: one message, two, and so on."""
+    digest = hash((model, tools))
+    found = []
+    for message in messages:
+        if type(message) is str:
+            digest = hash((digest, message))
+        else:
+            texts, media = counting.texts_of(message)
+            digest = hash((digest, get(message, "role"), media, *texts))
+        found.append(digest)
+    return found or [0]
 
 
 def _nothing(reading: Reading, model: str | None) -> Cost:
@@ -408,14 +562,17 @@ def _nanos_up(cost: Decimal) -> int:
     return int((cost * 10**9).to_integral_value("ROUND_CEILING"))
 
 
+def _line(kind: str, quantity: Decimal | int, rate: int, source: str) -> CostLine:
+    unit_price = _plain(Decimal(rate).scaleb(-15))
+    return CostLine(kind, quantity, unit_price, _plain(quantity * unit_price), source)
+
+
 def _lines(rates: Rates, usage: Usage) -> list[CostLine]:
     step = rates.step(usage.input_total)
     lines: list[CostLine] = []
 
     def line(kind: str, quantity: Decimal | int, rate: int) -> None:
-        unit_price = _plain(Decimal(rate).scaleb(-15))
-        amount = _plain(quantity * unit_price)
-        lines.append(CostLine(kind, quantity, unit_price, amount, rates.version))
+        lines.append(_line(kind, quantity, rate, rates.version))
 
     finer = dict.fromkeys(DETAIL_OF.values(), 0)
     for kind, quantity in usage.details.items():

@@ -191,11 +191,14 @@ class Rates:
         """Return what one request of a fee kind costs, in nano-USD per million; 0 if unknown.
 
         An image whose quality and size have no price of their own costs the model's `image`, a
-        request of a stated size its `request`.
+        request of a stated size its `request`, a search of the preview tool a search.
         """
         rate = self.fees.get(kind)
-        if rate is None and kind.startswith(("image_", "request_")):
-            rate = self.fees.get(kind.partition("_")[0])
+        if rate is None:
+            if kind.startswith(("image_", "request_")):
+                rate = self.fees.get(kind.partition("_")[0])
+            elif kind == "web_search_preview":
+                rate = self.fees.get("web_search")
         return rate or 0
 
     def cost(self, usage: Usage) -> int:

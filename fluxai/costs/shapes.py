@@ -39,7 +39,7 @@ def openai(usage: Source, counts: Counts) -> None:
     total = whole(usage, "total_tokens")
     if not prompt and not completion:
         prompt = total
-    if len(usage) <= _PLAIN_FIELDS:
+    if _PLAIN_FIELDS.issuperset(usage):
         counts.add("input", prompt)
         counts.add("output", completion)
         return
@@ -65,7 +65,9 @@ def openai(usage: Source, counts: Counts) -> None:
 
 
 #: Prompt, completion and total: nothing to split.
-_PLAIN_FIELDS: Final = 3
+_PLAIN_FIELDS: Final = frozenset(
+    {"prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "total_tokens"}
+)
 _CACHED: Final = (
     "cached_tokens",
     "num_cached_tokens",

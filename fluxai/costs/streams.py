@@ -102,6 +102,7 @@ _KEPT: Final = (
     "meta",
     "x_groq",
     "output",
+    "candidates",
     "tools",
     "tool_usage",
     "trace",

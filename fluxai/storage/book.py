@@ -8,6 +8,7 @@ caller holds the lock, or the transaction.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from fluxai.core.decisions import (
@@ -24,6 +25,7 @@ from fluxai.core.decisions import (
     UsageEvent,
     corrected,
 )
+from fluxai.core.errors import InvalidRequest
 from fluxai.core.ids import uuid_text
 from fluxai.core.ledger import (
     CONCURRENT,
@@ -717,6 +719,20 @@ def opened(
     for counted_us, amount in sums:
         counter.post(amount, counted_us)
     return counter
+
+
+def only_event(found: Iterable[UsageEvent]) -> UsageEvent | None:
+    """Return the one event of an id that was looked up without a tenant.
+
+    Raises:
+        InvalidRequest: Several tenants have one.
+    """
+    events = list(islice(found, 2))
+    if len(events) > 1:
+        raise InvalidRequest(
+            "event_id", "several tenants have an event of that id; say which with tenant="
+        )
+    return events[0] if events else None
 
 
 def ring_of(key: CounterKey) -> Ring | None:

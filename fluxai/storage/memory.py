@@ -393,12 +393,18 @@ class MemoryStorage(MemoryBook):
             ledger = self._ledgers.get(tenant)
             if ledger is None:
                 return []
-            return [
-                Balance(key, counter.settled, counter.reserved, counter.carried)
+            found = [
+                counter
                 for key, counter in ledger.counters.items()
                 if (key.scope, key.measure, key.kind) == (scope, measure, kind)
                 and key.start_us <= at_us < counter.end_us
             ][:limit]
+            for counter in found:
+                counter.turn(at_us)
+            return [
+                Balance(counter.key, counter.settled, counter.reserved, counter.carried)
+                for counter in found
+            ]
 
     def usage(self, tenant: str, start_us: int, end_us: int) -> list[UsageRow]:
         """Sum events: whole days from the daily sums, the edges event by event."""

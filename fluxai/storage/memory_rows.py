@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from itertools import takewhile
 from struct import Struct
 from typing import Any
@@ -18,7 +19,7 @@ from fluxai.core.decisions import (
 )
 from fluxai.core.ledger import NEVER, Counter, CounterKey
 from fluxai.storage.base import Alert, Notices, Version, subject_values
-from fluxai.storage.book import UTC_DAY_US, Book, opened, reaches_back_us, ring_of
+from fluxai.storage.book import UTC_DAY_US, Book, only_event, opened, reaches_back_us, ring_of
 
 _FOLDED_AT_ONCE = 32
 _OUTBOX_MAX = 10_000
@@ -66,6 +67,12 @@ class Ledger:
         return self.days.setdefault(day, {}).setdefault((user, tool, model), [0, 0, 0, 0])
 
 
+@cache
+def _packer(counters: int) -> Callable[..., bytes]:
+    """Return what packs two balances of so many counters; shared, so that it stays at hand."""
+    return Struct(f"{2 * counters}q").pack
+
+
 class Bound:
     """A plan's first candidate bound to resident counters: what the short path reads.
 
@@ -84,7 +91,7 @@ class Bound:
         self.ledger = ledger
         self.counters = tuple(counters)
         #: Packs the balances that a decision was made on: a tenth of what as many objects take.
-        self.pack = Struct(f"{2 * len(self.counters)}q").pack
+        self.pack = _packer(len(self.counters))
         self.rings = any(counter.ring is not None for counter in counters)
         self.live = False
         self.model: str | None = None
@@ -145,10 +152,11 @@ class MemoryBook(Book):
             if event is not None and tenant in (None, event.tenant):
                 return event
         ledgers = self._ledgers.values() if tenant is None else [self._ledgers.get(tenant)]
-        for ledger in ledgers:
-            if ledger is not None and key in ledger.events_by_key:
-                return ledger.events_by_key[key]
-        return None
+        return only_event(
+            ledger.events_by_key[key]
+            for ledger in ledgers
+            if ledger is not None and key in ledger.events_by_key
+        )
 
     def counter(self, key: CounterKey) -> Counter | None:
         """Return a counter that exists."""

@@ -93,6 +93,7 @@ class Resident:
         """Say whether all of this is still true, and within its bounds."""
         return (
             self.connection is connection
+            and self.data_version == data_version
             and self.commits == commits
             and len(self.counters) < COUNTERS_RESIDENT_MAX
             and len(self.fired) < FIRED_REMEMBERED_MAX

@@ -178,7 +178,7 @@ JOIN events AS e
 SELECT * FROM events WHERE tenant = ? AND id = ?;
 
 -- name: event_of_any_tenant
-SELECT * FROM events WHERE id = ? ORDER BY seq LIMIT 1;
+SELECT * FROM events WHERE id = ? ORDER BY seq LIMIT 2;
 
 -- name: events_after
 SELECT * FROM events WHERE seq > ?1 AND ?2 IS NULL ORDER BY seq LIMIT ?3;

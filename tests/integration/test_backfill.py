@@ -160,6 +160,19 @@ def test_the_time_of_a_call(said: dict[str, Any], moment: datetime, tmp_path: Pa
         assert "undated" not in event.flags
 
 
+def test_calls_without_a_time_are_put_where_the_user_says(tmp_path: Path) -> None:
+    """Undated calls need not weigh on today's budgets; a time in the future is wrong usage."""
+    path = lines_file(tmp_path, ANTHROPIC, OPENAI)
+    assert backfilled(path, tmp_path, "--at", "2999-01-01").code == 2
+    assert backfilled(path, tmp_path, "--at", "someday").code == 2
+    assert backfilled(path, tmp_path, "--at", "2025-05-01T12:00").code == 0
+    with Governor(url(tmp_path)) as governor:
+        events = {event.id: event for event in governor.events()}
+        assert events["msg_1"].counted_at == MAY_DAY
+        assert "undated" in events["msg_1"].flags
+        assert events["chatcmpl-1"].counted_at != MAY_DAY
+
+
 def test_bad_lines_are_counted_by_reason_and_stop_nothing(tmp_path: Path) -> None:
     """Each line that can't be priced is counted with its reason and place; the others go in."""
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()

@@ -254,13 +254,6 @@ def test_a_pipe_gets_plain_text(tmp_path: Path) -> None:
     assert "─" not in shown.stdout
 
 
-def test_ids_cannot_command_the_terminal() -> None:
-    """Control characters in what others wrote are made visible, not obeyed."""
-    from fluxai.cli.screen import printable
-
-    assert printable("a\x1b[2Jb\x07") == "a\ufffd[2Jb\ufffd"
-
-
 def test_json_is_one_document_with_amounts_as_text(tmp_path: Path) -> None:
     """Amounts are exact text in JSON, never floats."""
     shown = run(

@@ -77,7 +77,7 @@ def test_status_sums_up_on_one_screen(ledger: str) -> None:
 
 def test_the_latest_events_are_found_among_many(tmp_path: Path) -> None:
     """The last calls are the last ones, however many came before."""
-    from fluxai.cli.looking import latest_events
+    from fluxai.cli.tenants import latest_events
 
     with Governor(url(tmp_path)) as governor:
         assert latest_events(governor, 3) == []

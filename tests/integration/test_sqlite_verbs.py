@@ -541,6 +541,29 @@ def test_a_batch_is_one_transaction(store: SqliteStorage, maker: Maker) -> None:
     assert sums(store, plan) == [(0, 0)]
 
 
+def test_items_of_a_batch_see_what_those_before_them_did(
+    store: SqliteStorage, maker: Maker
+) -> None:
+    """A counter that opens in the middle of a batch holds the batch's own events and holds."""
+    bare, limited = plan_for(), plan_for([Limit(amount=3 * CENT, scope="user")])
+    store.resolve([maker.record(bare, "one"), maker.record(limited, "two")])
+    assert sums(store, limited) == [(2 * CENT, 0)]
+    bare = plan_for(user="carol")
+    limited = plan_for([Limit(amount=3 * CENT, scope="user")], user="carol")
+    store.reserve([maker.ask(bare), maker.ask(limited)])
+    assert sums(store, limited) == [(0, 2 * CENT)]
+    others = plan_for([Limit(amount=CENT, scope="user", kind="total")], user="bob")
+    bare = plan_for(user="bob")
+    short, second = store.reserve([maker.ask(bare, ttl_us=1), maker.ask(others)])
+    assert (short.state, second.state) == ("reserved", "refused")  # type: ignore[union-attr]
+    late = NOON_US + 1
+    short, second = store.reserve(
+        [maker.ask(others, ttl_us=1, at_us=late), maker.ask(others, at_us=late + 1)]
+    )
+    assert (short.state, second.state) == ("expired", "reserved")  # type: ignore[union-attr]
+    assert sums(store, others, late) == [(0, CENT)]
+
+
 def test_a_batch_that_fails_leaves_its_asks_as_they_were(
     store: SqliteStorage, maker: Maker
 ) -> None:
@@ -554,7 +577,8 @@ def test_a_batch_that_fails_leaves_its_asks_as_they_were(
     assert ask.reservation.extra is not None
     assert ask.reservation.extra.approval is None
     assert store.approvals() == []
-    roomy = ask._replace(plan=plan_for([Limit(amount=USD)]))
+    # Exactly as much as it asks for: what the failed batch counted must be forgotten as well.
+    roomy = ask._replace(plan=plan_for([Limit(amount=2 * CENT)]))
     answer = store.reserve_one(roomy)
     assert answer is ask.reservation
     assert (answer.state, answer.expires_us) == ("reserved", expires_us)

@@ -18,11 +18,12 @@ DEFAULT_OUTPUT = 4_096
 EXPIRED_BY_ONE_RESERVE = 64
 
 #: Nano-USD a unit, or a token.
-PRICES = {"unit": 100_000_000, "cheap unit": 50_000_000, "large": 1_000_000, "small": 500_000}
-UNITS = ("unit", "cheap unit")
+UNIT, CHEAP, LARGE, SMALL = "m-unit", "m-cheap", "m-large", "m-small"
+PRICES = {UNIT: 100_000_000, CHEAP: 50_000_000, LARGE: 1_000_000, SMALL: 500_000}
+UNITS = (UNIT, CHEAP)
 #: What may stand in where a policy names it, and where it names nothing.
-ABLE = {("unit", "cheap unit"), ("large", "small")}
-NEXT_BEST = {"large": "small"}
+ABLE = {(UNIT, CHEAP), (LARGE, SMALL)}
+NEXT_BEST = {LARGE: SMALL}
 
 _SCOPES = ("tool", "label", "user", "tenant")
 _DECISIONS = ("deny", "require_approval", "downgrade", "allow")

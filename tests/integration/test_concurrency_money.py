@@ -1,0 +1,243 @@
+"""Concurrency, by counting money: threads, tasks and processes on one budget, under a watcher."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fluxai import AsyncGovernor, Governor, Policy
+from tests.integration import workers
+from tests.integration.ledger_worker import TENANT, TOOL, prepare, spend
+
+CALLERS = 64
+DOLLAR = 1_000_000_000
+
+#: A store joins by one line.
+STORES: dict[str, Callable[[Path], str]] = {
+    "memory": lambda _: "memory://",
+    "sqlite": lambda folder: f"sqlite:///{folder}/ledger.db",
+}
+SHARED = [name for name in STORES if name != "memory"]
+
+
+@pytest.fixture(params=STORES)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of an empty store, of each kind."""
+    return STORES[request.param](tmp_path)
+
+
+@pytest.fixture(params=SHARED)
+def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of an empty store that processes can share."""
+    return STORES[request.param](tmp_path)
+
+
+@contextmanager
+def watched(look: Callable[[], dict[str, int]], limits: dict[str, int]) -> Iterator[list[Any]]:
+    """Look again and again while the block runs; collect every state above a limit."""
+    done = threading.Event()
+    seen: list[Any] = []
+    looks = [0]
+
+    def watch() -> None:
+        while not done.is_set():
+            found = look()
+            looks[0] += 1
+            seen.extend(
+                (name, found[name], most) for name, most in limits.items() if found[name] > most
+            )
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        watcher.join()
+    assert looks[0] > 0
+
+
+def budgets_of(governor: Governor) -> dict[str, int]:
+    """Read what each budget has settled and reserved."""
+    return {
+        budget.policy_id: int((budget.settled + budget.reserved) * DOLLAR)
+        for budget in governor.budgets(TENANT)
+    }
+
+
+def rows_of(url: str) -> Callable[[], dict[str, int]]:
+    """Return a look at a SQLite file with plain SQL: no code of ours adds anything up."""
+
+    def look() -> dict[str, int]:
+        path = url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            ((spent,),) = connection.execute(
+                "SELECT (SELECT coalesce(sum(cost), 0) FROM events) + (SELECT coalesce(sum(cost), 0)"
+                " FROM reservations WHERE state IN ('pending', 'reserved'))"
+            )
+        return {"limit": spent}
+
+    return look
+
+
+def spent_by(governor: Governor) -> Decimal:
+    """Add up every event."""
+    spent, after = Decimal(0), 0
+    while page := governor.events(after=after, limit=1_000):
+        spent += sum(event.cost for event in page)
+        after = page[-1].seq
+    return spent
+
+
+def test_threads_get_exactly_what_there_is(url: str) -> None:
+    """64 concurrent ten-cent calls on a budget of a dollar: exactly ten are admitted."""
+    with Governor(url) as governor:
+        prepare(governor, "1.00")
+        start = threading.Barrier(CALLERS)
+
+        def call(_: int) -> bool:
+            start.wait()
+            return governor.reserve(tenant=TENANT, tool=TOOL).allowed
+
+        with (
+            watched(lambda: budgets_of(governor), {"limit": DOLLAR}) as over,
+            ThreadPoolExecutor(CALLERS) as pool,
+        ):
+            admitted = sum(pool.map(call, range(CALLERS)))
+        assert (admitted, over) == (10, [])
+        assert governor.verify().ok
+
+
+def test_tasks_get_exactly_what_there_is(url: str) -> None:
+    """64 concurrent tasks that hold, and settle or let go, spend a dollar and not a cent more."""
+
+    async def call(governor: AsyncGovernor, number: int) -> Decimal:
+        held = await governor.reserve(tenant=TENANT, tool=TOOL)
+        if not held.allowed:
+            return Decimal(0)
+        settled = await governor.settle(held, cost="0.10")
+        return settled.cost
+
+    async def main() -> None:
+        async with AsyncGovernor(url) as governor:
+            prepare(governor.governor, "1.00")
+            spent = await asyncio.gather(*(call(governor, number) for number in range(CALLERS)))
+            assert sum(spent) == 1
+            assert sum(cost > 0 for cost in spent) == 10
+            assert (await governor.verify()).ok
+            assert spent_by(governor.governor) == 1
+
+    asyncio.run(main())
+
+
+def test_many_threads_on_overlapping_budgets(url: str) -> None:
+    """Holds, settlements, repeats and releases at random: never over a limit, no cent lost."""
+    with Governor(url) as governor:
+        prepare(governor, "40")
+        limits = {"limit": 40 * DOLLAR, "alice": 15 * DOLLAR, "x": 8 * DOLLAR}
+        for name, scope, scope_id in (("alice", "user", "alice"), ("x", "label", "run=x")):
+            governor.policies.put(
+                Policy(
+                    id=name,
+                    tenant_id=TENANT,
+                    scope=scope,  # type: ignore[arg-type]
+                    scope_id=scope_id,
+                    limit_type="daily",
+                    limit_value=str(limits[name] // DOLLAR),
+                )
+            )
+        with (
+            watched(lambda: budgets_of(governor), limits) as over,
+            ThreadPoolExecutor(16) as pool,
+        ):
+            cents = sum(pool.map(lambda seed: spend(governor, seed, 40), range(16)))
+        assert over == []
+        assert governor.verify().ok
+        assert spent_by(governor) == Decimal(cents) / 100
+        (total,) = [one for one in governor.budgets(TENANT) if one.policy_id == "limit"]
+        assert total.settled == Decimal(cents) / 100
+        held = sum(one.estimate.highest for one in governor.reservations(state="reserved"))
+        assert total.reserved == held
+
+
+def test_processes_get_exactly_what_there_is(shared_url: str) -> None:
+    """Four processes of sixteen threads each on one file: ten dimes of a dollar, no more."""
+    with Governor(shared_url) as governor:
+        prepare(governor, "1.00")
+        with workers.started(shared_url, "burst", *[[16]] * 4) as processes:
+            said = workers.finished(processes)
+        assert sum(one["admitted"] for one in said) == 10
+        assert governor.verify().ok
+
+
+def test_many_processes_spend_no_cent_too_many_and_lose_none(shared_url: str) -> None:
+    """Four processes at random under a watcher that reads the file itself: the sum is theirs."""
+    with Governor(shared_url) as governor:
+        prepare(governor, "30")
+        with (
+            watched(rows_of(shared_url), {"limit": 30 * DOLLAR}) as over,
+            workers.started(
+                shared_url, "load", *[[1_000 * number, 4, 40] for number in range(4)]
+            ) as processes,
+        ):
+            said = workers.finished(processes)
+        assert over == []
+        assert governor.verify().ok
+        assert spent_by(governor) == Decimal(sum(one["cents"] for one in said)) / 100
+
+
+def test_policies_edited_under_load_are_kept_from_the_next_call_on(url: str) -> None:
+    """Limits raised and lowered while threads spend: what is admitted fits the highest of them."""
+    with Governor(url) as governor:
+        prepare(governor, "2")
+        done = threading.Event()
+
+        def edit() -> None:
+            values = ["5", "3", "1", "4"]
+            while not done.is_set():
+                values.append(values.pop(0))
+                governor.policies.put(
+                    Policy(
+                        id="limit", tenant_id=TENANT, limit_type="total", limit_value=values[0]
+                    )
+                )
+
+        editor = threading.Thread(target=edit)
+        editor.start()
+        try:
+            with (
+                watched(lambda: budgets_of(governor), {"limit": 5 * DOLLAR}) as over,
+                ThreadPoolExecutor(8) as pool,
+            ):
+                cents = sum(pool.map(lambda seed: spend_patiently(governor, seed), range(8)))
+        finally:
+            done.set()
+            editor.join()
+        assert over == []
+        assert governor.verify().ok
+        assert spent_by(governor) == Decimal(cents) / 100
+
+
+def spend_patiently(governor: Governor, seed: int) -> int:
+    """Spend, trying again where the rules changed too often while one call was decided."""
+    from fluxai import StorageError
+
+    settled = 0
+    for number in range(10):
+        for _ in range(1_000):
+            try:
+                settled += spend(governor, 100 * seed + number, 1)
+            except StorageError as error:
+                assert "changed" in str(error)
+            else:
+                break
+    return settled

@@ -1,0 +1,55 @@
+"""fork(): a file is shared by parent and child; a memory of one's own is not."""
+
+from __future__ import annotations
+
+import os
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from fluxai import Governor
+from tests.integration import workers
+from tests.integration.ledger_worker import TENANT, prepare
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
+
+
+def test_parent_child_and_grandchild_pay_from_one_file(tmp_path: Path) -> None:
+    """Each process forked from a governor goes on paying from the same budget, to its end."""
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    with Governor(url) as governor:
+        prepare(governor, "1.05")
+    with workers.started(url, "fork_and_pay", []) as processes:
+        (said,) = workers.finished(processes)
+    assert said == {
+        "before": 3,
+        "child": {"paid": 3, "grandchild": 3},
+        "after": 1,
+        "ok": True,
+    }
+    with Governor(url) as governor:
+        (budget,) = governor.budgets(TENANT)
+        assert (budget.settled, budget.reserved) == (Decimal("1.05"), 0)
+
+
+def test_forked_while_other_threads_pay(tmp_path: Path) -> None:
+    """Forks in the middle of others' transactions: every dime of parents and children counts."""
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    with Governor(url) as governor:
+        prepare(governor, "10000")
+    with workers.started(url, "fork_under_load", [6, 12]) as processes:
+        (said,) = workers.finished(processes)
+    assert said["children"] == [2] * 12
+    assert said["ok"]
+    with Governor(url) as governor:
+        (budget,) = governor.budgets(TENANT)
+        assert budget.settled == (24 + said["parents"]) * Decimal("0.10")
+        assert budget.reserved == 0
+
+
+def test_a_memory_is_not_shared_by_a_fork() -> None:
+    """In a forked child every verb on memory is refused, and the parent counts on undisturbed."""
+    with workers.started("memory://", "fork_in_memory", []) as processes:
+        (said,) = workers.finished(processes)
+    assert said == {"refused": [True] * 7, "paid": 9, "ok": True}
