@@ -435,7 +435,8 @@ class Governor:
                 plan,
                 needs,
                 idempotency_key,
-                approval_id if approval_id is not None else here.approval_id,
+                approval_id,
+                here.approval_id,
                 digest(plan, needs, prompt, messages, tools),
             )
         if plan.asks:
@@ -460,12 +461,23 @@ class Governor:
         needs: tuple[Need | None, ...],
         key: str | None,
         approval_id: str | None,
+        surrounding_approval: str | None,
         digest: str,
     ) -> Reservation:
         """Reserve under an idempotency key, or take an approved reservation."""
         if approval_id is not None:
-            return self._claim(approval_id, reservation, plan, needs, digest)
-        check_text("idempotency_key", key)
+            try:
+                return self._claim(approval_id, reservation, plan, digest)
+            except ApprovalConflict as conflict:
+                return _refuse(reservation, plan, needs, str(conflict))
+        if surrounding_approval is not None:
+            try:
+                return self._claim(surrounding_approval, reservation, plan, digest)
+            except ApprovalConflict:
+                # The block was opened for one call; the others in it are reserved as ever.
+                log.debug("the approval of the surrounding block is not for this call")
+        if key is not None:
+            check_text("idempotency_key", key)
         reservation.extra = ReservationExtra(key=key, digest=digest)
         answer = self._submit(
             Ask(reservation, plan, needs, reservation.counted_us + APPROVAL_TTL_US)
@@ -541,10 +553,9 @@ class Governor:
         approval_id: str,
         reservation: Reservation,
         plan: Plan,
-        needs: tuple[Need | None, ...],
         digest: str,
     ) -> Reservation:
-        """Take an approved reservation for its one run, or say in a refusal why not."""
+        """Take an approved reservation for its one run. Raises `ApprovalConflict`."""
         item = Claim(
             tenant=plan.subject.tenant,
             uid=read_uid(approval_id, "approval_id"),
@@ -553,17 +564,7 @@ class Governor:
             claim=uuid_text(reservation.uid),
             expires_us=reservation.expires_us,
         )
-        try:
-            claimed: Reservation = self._resolve(item)
-        except ApprovalConflict as conflict:
-            need = needs[0]
-            assert need is not None  # noqa: S101 -- the requested tool always has a need
-            reservation.candidate, reservation.need = plan.candidates[0], need
-            reservation.amounts, reservation.output_tokens = (0, 0, 0, 0), 0
-            reservation._balances, reservation.holds = None, None
-            reservation.decision, reservation.state = "denied", "refused"
-            reservation.extra = ReservationExtra(note=str(conflict))
-            return reservation
+        claimed: Reservation = self._resolve(item)
         return claimed
 
     def check(
@@ -1225,6 +1226,20 @@ class Governor:
 
 def _first(*tenants: str | None) -> str:
     return next(tenant for tenant in tenants if tenant is not None)
+
+
+def _refuse(
+    reservation: Reservation, plan: Plan, needs: Sequence[Need | None], why: str
+) -> Reservation:
+    """Make a refusal that no policy's numbers explain."""
+    need = needs[0]
+    assert need is not None  # noqa: S101 -- the requested tool always has a need
+    reservation.candidate, reservation.need = plan.candidates[0], need
+    reservation.amounts, reservation.output_tokens = (0, 0, 0, 0), 0
+    reservation._balances, reservation.holds = None, None
+    reservation.decision, reservation.state = "denied", "refused"
+    reservation.extra = ReservationExtra(note=why)
+    return reservation
 
 
 def _tenant_of(item: Any) -> str:

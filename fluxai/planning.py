@@ -116,7 +116,10 @@ class Planner:
         same_payer(here, tenant)
         pairs = label_pairs(labels, here)
         key = (tenant, user, tool, pairs, by_unit, fixed_tool, here.limits)
-        plan = self.plans.get(key)
+        try:
+            plan = self.plans.get(key)
+        except TypeError:  # something that can't be looked up, and is no text either
+            plan = None
         if plan is not None and plan.start_us <= at_us < plan.end_us:
             return plan
         check_tenant(tenant)

@@ -15,7 +15,7 @@ from fluxai.core.ids import uuid_text
 from fluxai.core.money import to_nano
 from fluxai.core.windows import from_us
 from fluxai.costs.names import provider_name
-from fluxai.policy.compile import feeds, find_cycle
+from fluxai.policy.compile import feeds, find_cycle, name_of
 from fluxai.policy.records import Grant, Policy, Tenant, Tool, User, dump
 from fluxai.storage.base import Change
 
@@ -215,15 +215,17 @@ class Policies(_Registry):
     kind = "policy"
 
     def put(self, policy: Policy) -> Policy:
-        """Add or replace a policy; one without an id gets one. It applies from the next reserve.
+        """Add or replace a policy. It applies from the next reserve.
+
+        One without an id is named after what it counts and does, so that a program which puts its
+        policies at every start replaces them, and a changed limit takes the old one's place.
 
         Raises:
             InvalidRequest: Its fallback closes a cycle, or names a tool without a price.
         """
         policy = Policy.model_validate(policy)
-        governor = self._governor
         if policy.id is None:
-            policy = policy.model_copy(update={"id": uuid_text(governor._ids(governor._now()))})
+            policy = policy.model_copy(update={"id": name_of(policy)})
         assert policy.id is not None  # noqa: S101 -- just given
         if policy.fallback_tool_id is not None:
             self._check_fallback(policy)

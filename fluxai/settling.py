@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from fluxai.policy.catalog import ToolCatalog
 
 
+_NOT_UNDERSTOOD = frozenset({"no_usage", "clamped"})
+
+
 class Pricer:
     """Makes the events of settlements and records."""
 
@@ -68,7 +71,7 @@ class Pricer:
                 rates.version,
                 usage,
             )
-        if type(response) is dict and cost is None:
+        if type(response) is dict and cost is None and usage is None:
             quick = quick_usage(response)
             if quick is not None:
                 return self._quickly(known, *quick, at_us, flags)
@@ -180,19 +183,21 @@ class Pricer:
         except (InvalidRequest, UnknownModel):
             # No usage that is understood, or of a model without a price: the text has to tell.
             pass
-        arrived = self._estimated(known, text_of(result), stated, at_us)
+        least = known.output_tokens if aborted else 0
+        arrived = self._estimated(known, text_of(result), stated, least, at_us)
         expected = self.expected(known, at_us)
         if arrived is None or (aborted and arrived.cost_nanousd < expected.cost_nanousd):
             return expected
         return arrived
 
     def _estimated(
-        self, known: Reservation, text: str, stated: Usage | None, at_us: int
+        self, known: Reservation, text: str, stated: Usage | None, least: int, at_us: int
     ) -> UsageEvent | None:
-        """Estimate a call by the text that it made, and the usage that it stated so far."""
+        """Estimate a call by its text, the usage that it stated so far, and its `least` output."""
         if known.model is None or (not text and stated is None):
             return None
         output = self._estimator.count(known.model, text).expected if text else 0
+        output = max(output, least)
         if stated is None:
             usage = Usage(input=known.need.expected_input_tokens, output=output)
         else:
@@ -299,7 +304,8 @@ class Pricer:
 
 
 def _require_usage(response: Any, usage: Usage) -> None:
-    if "no_usage" in usage.flags and usage.is_zero:
+    # Where numbers had to be clamped and nothing is left, nothing was understood either.
+    if usage.is_zero and not _NOT_UNDERSTOOD.isdisjoint(usage.flags):
         raise InvalidRequest(
             "response",
             f"{type(response).__name__} carries no usage that is understood; pass usage=Usage(…) "

@@ -15,6 +15,7 @@ from fluxai.cli.check import check
 from fluxai.cli.database import db
 from fluxai.cli.demo import demo
 from fluxai.cli.policies import policies
+from fluxai.cli.prices import prices
 from fluxai.cli.status import status
 
 
@@ -37,7 +38,7 @@ def app() -> None:
     """
 
 
-for command in (demo, backfill, check, status, budgets, policies, approvals, db):
+for command in (demo, backfill, check, status, budgets, policies, approvals, prices, db):
     app.add_command(command)
 
 

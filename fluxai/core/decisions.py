@@ -833,6 +833,7 @@ class UsageEvent:
         """The event, JSON-ready."""
         return {
             "id": self.id,
+            "seq": self.seq,
             "reservation_id": self.reservation_id,
             "at": self.at.isoformat(),
             "counted_at": self.counted_at.isoformat(),

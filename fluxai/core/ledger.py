@@ -375,7 +375,8 @@ def amounts_of(need: Need, output_tokens: int) -> Amounts:
 
 def largest_output(step_checks: Sequence[Check], need: Need, committed: Sequence[int]) -> int:
     """Say how many output tokens fit under every acting limit; negative when none do."""
-    return min(need.output_max, _headroom(step_checks, need, committed))
+    most = need.output_max if need.cap is None else need.cap
+    return min(most, _headroom(step_checks, need, committed))
 
 
 def _headroom(step_checks: Sequence[Check], need: Need, committed: Sequence[int]) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final, Protocol
+from weakref import WeakSet
 
 from fluxai.core.errors import UnknownModel
 from fluxai.costs.names import is_local, provider_name, spellings
 from fluxai.costs.prices import Rates
-from fluxai.costs.table import Line, PriceTable, ProviderPrices, bundled
+from fluxai.costs.table import Line, PriceTable, ProviderPrices, in_use
 
 #: Outside these no price changes; also the bounds of "always".
 BEGINNING_US: Final = -(2**62)
@@ -44,20 +45,65 @@ class PriceBook:
     """The rates in force for an id, from the user's own models first, then the bundled table.
 
     Both caches are bounded: ids come from requests, so from anyone.
+
+    Args:
+        table: Instead of the bundled one.
+        base: A book whose own models and deployments hold here too, where this one has none.
     """
 
-    def __init__(self, table: PriceTable | None = None) -> None:
+    def __init__(self, table: PriceTable | None = None, *, base: PriceBook | None = None) -> None:
         self._table = table
+        self._base = base
+        self._layers: WeakSet[PriceBook] = WeakSet()
+        if base is not None:
+            base._layers.add(self)
         self._own: dict[str, tuple[str, Line]] = {}
+        self._deployments: dict[str, tuple[str, str | None]] = {}
         self._known: dict[Key, Rates] = {}
         self._unknown: dict[Key, str] = {}
 
     @property
     def table(self) -> PriceTable:
-        """The bundled table, unless another was given."""
+        """The table in use, unless another was given; read on first use."""
         if self._table is None:
-            self._table = bundled()
+            self._table = in_use() if self._base is None else self._base.table
         return self._table
+
+    def deploy(self, name: str, model_id: str, *, provider: str | None = None) -> None:
+        """Say which model stands behind a name of the user's own.
+
+        Args:
+            name: A deployment of Azure, an application inference profile, a router's preset.
+            model_id: Any spelling of the model.
+            provider: Where it runs, where `model_id` does not say it; such as `azure`.
+
+        Raises:
+            UnknownModel: No price is known for the model.
+        """
+        where = None if provider is None else provider_name(provider)
+        if self.find(model_id, where) is None:
+            raise UnknownModel(self._message(model_id, where))
+        self._deployments[name.strip().lower()] = (model_id, where)
+        self.forget()
+
+    def _deployed(self, name: str) -> tuple[str, str | None] | None:
+        book: PriceBook | None = self
+        while book is not None:
+            found = book._deployments.get(name)
+            if found is not None:
+                return found
+            book = book._base
+        return None
+
+    def _mine(self, key: str) -> tuple[str, Line] | None:
+        """Return a model of the user's own, of this layer before those below."""
+        book: PriceBook | None = self
+        while book is not None:
+            found = book._own.get(key)
+            if found is not None:
+                return found
+            book = book._base
+        return None
 
     def put(self, provider: str, line: Line) -> None:
         """Add a model of the user's own, or replace one, for every spelling of its id."""
@@ -72,9 +118,11 @@ class PriceBook:
         self.forget()
 
     def forget(self) -> None:
-        """Empty the caches."""
+        """Empty the caches, of the layers above too."""
         self._known = {}
         self._unknown = {}
+        for layer in tuple(self._layers):
+            layer.forget()
 
     def rates(
         self, model_id: str, at_us: int, *, provider: str | None = None, tier: str | None = None
@@ -119,7 +167,12 @@ class PriceBook:
         if not isinstance(model_id, str) or not 0 < len(model_id) <= _ID_CHARACTERS_MAX:
             return None
         name = None if provider is None else provider_name(provider)
-        own = self._own.get(model_id.lower())
+        deployed = self._deployed(model_id.strip().lower())
+        if deployed is not None:
+            # Once only: a deployment may be called as another model is, and so as itself.
+            model_id, where = deployed
+            name = where or name
+        own = self._mine(model_id.lower())
         if own is not None and name in {None, own[0]}:
             return *own, False
         names = list(spellings(model_id))
@@ -134,7 +187,7 @@ class PriceBook:
         if found is None:
             return None
         # A record of the user's own stands in for the bundled one, however that was spelled.
-        return *self._own.get(f"{found[0]}/{found[1]['id'].lower()}", found), guessed
+        return *(self._mine(f"{found[0]}/{found[1]['id'].lower()}") or found), guessed
 
     def _at(self, name: str, names: Names) -> Found | None:
         """Look where the caller says the model runs."""
@@ -148,7 +201,7 @@ class PriceBook:
     def _by_id(self, names: Names) -> Found | None:
         """Look where the id says, or where models are named like that."""
         for said, model in names:
-            own = self._own.get(model)
+            own = self._mine(model)
             if own is not None:
                 return own
             if said is not None and is_local(said, model):
@@ -200,6 +253,21 @@ class PriceBook:
             "Give it one with ModelRegistry.put(Model(...))"
         )
 
+    def dearest(self, provider: str, at_us: int) -> dict[str, int] | None:
+        """Return the highest price of input and of output that a provider's current models have."""
+        home = self.table.provider(provider_name(provider))
+        if home is None:
+            return None
+        found: dict[str, int] = {}
+        for line in home.lines:
+            if line["prices"] and not line.get("deprecated"):
+                rates = in_force(line["prices"], at_us)
+                for kind in ("input", "output"):
+                    rate = rates.get(kind, 0)
+                    most = rate if type(rate) is int else max(rate[0], *(step[1] for step in rate[1:]))
+                    found[kind] = max(found.get(kind, 0), most)
+        return found if all(found.values()) and found else None
+
     def near(self, model_id: str, provider: str | None = None, limit: int = 3) -> list[str]:
         """Return known ids that look like this one, the most similar first."""
         from difflib import get_close_matches
@@ -208,7 +276,10 @@ class PriceBook:
         home = self.table.provider(provider_name(provider)) if provider else None
         home = home or self.table.of_model(text)
         homes: Iterable[ProviderPrices] = [home] if home else self.table.providers.values()
-        own = (name for name in self._own if "/" not in name)
+        layers = [self]
+        while layers[-1]._base is not None:
+            layers.append(layers[-1]._base)
+        own = (name for book in layers for name in book._own if "/" not in name)
         ids = {*own, *(line["id"] for p in homes for line in p.lines)}
         # Only ids that begin alike: comparing with thousands would take longer than the call.
         alike = [name for name in ids if name[:2].lower() == text[:2]][:400]

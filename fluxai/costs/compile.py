@@ -202,7 +202,9 @@ def _apply(
 ) -> Iterator[dict[str, Any]]:
     ours = {o["model"]: o for o in overrides["models"] if o["provider"] == provider}
     fees = [o for o in overrides["provider_fees"] if o["provider"] == provider]
+    named = {model for more in fees for model in more.get("models", ())}
     for listed in lines:
+        named.discard(listed["id"])
         override = ours.pop(listed["id"], None)
         if override is None:
             line = _judged(provider, listed, overrides["free"]["models"])
@@ -212,6 +214,8 @@ def _apply(
             if line["id"] in more.get("models", (line["id"],)):
                 line["prices"] = _with_fees(line["prices"], more["fees"])
         yield line
+    if named:
+        raise ValueError(f"overrides.json names no known model: {provider} {named.pop()}")
     for model, override in ours.items():
         if "prices" not in override:
             raise ValueError(f"overrides.json names no known model: {provider} {model}")
@@ -326,6 +330,21 @@ def compiled(
         yield from _apply(extra, (), overrides)
 
 
+def table_text(
+    overrides: Mapping[str, Any], limits: Mapping[str, Any], *, compiled_on: date
+) -> str:
+    """Return the table as it is written."""
+    lines = compiled(overrides, limits, compiled_on=compiled_on)
+    texts = (json.dumps(line, ensure_ascii=False, separators=(",", ":")) for line in lines)
+    return "\n".join(texts) + "\n"
+
+
+def shipped_inputs() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the overrides and the token limits that ship with the package."""
+    overrides = json.loads((DATA / "overrides.json").read_text("utf-8"))
+    return overrides, json.loads((DATA / "limits.json").read_text("utf-8"))["providers"]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the table and say how large it is."""
     parser = argparse.ArgumentParser(
@@ -346,13 +365,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         content = {"about": about, "checked": options.date.isoformat(), "providers": found}
         limits_path.write_text(json.dumps(content, indent=0) + "\n", "utf-8")
     limits = json.loads(limits_path.read_text("utf-8"))["providers"]
-    lines = [
-        json.dumps(line, ensure_ascii=False, separators=(",", ":"))
-        for line in compiled(overrides, limits, compiled_on=options.date)
-    ]
-    text = "\n".join(lines) + "\n"
+    text = table_text(overrides, limits, compiled_on=options.date)
     options.output.write_text(text, "utf-8")
-    sys.stdout.write(f"{options.output.name}: {len(lines):,} lines, {len(text):,} characters\n")
+    lines = text.count("\n")
+    sys.stdout.write(f"{options.output.name}: {lines:,} lines, {len(text):,} characters\n")
     return 0
 
 

@@ -1,11 +1,9 @@
 """Count tokens before a call, without a tokenizer: bytes by class.
 
 Weights: tokens per byte of each class, fitted to OpenAI's o200k vocabulary by least absolute
-relative error over prompts, source code, tool definitions and half of the recorded messages. On the
-other half the median error is 4.5 %, the 90th percentile 15 %. Text that is mostly not in Latin
-letters has ASCII weights of its own, fitted with its scripts to translations in about 100
-languages; the rare lead bytes E2, EE-EF and F0 are set by hand, and Han is raised from its fit of
-0.32 because that text was not dense Chinese.
+relative error over prompts, source code, tool definitions and half of the recorded messages; on the
+other half the median error is 4.7 %, the 90th percentile 14 %. Those of other scripts' lead bytes
+were fitted to translations; the rare ones E2, EE-EF and F0 are set by hand.
 """
 
 from __future__ import annotations
@@ -49,40 +47,24 @@ class TokenCount(NamedTuple):
 
 # Thousandths of a token per byte, so that counting is whole numbers until the end.
 _LOWER: Final = bytes(range(ord("a"), ord("z") + 1))
-_UPPER: Final = bytes(range(ord("A"), ord("Z") + 1))
-_LOWER_WEIGHT: Final = 70
+_LOWER_WEIGHT: Final = 82
 _ASCII_CLASSES: Final[tuple[tuple[bytes, int], ...]] = (
-    (b" ", 697),
-    (_UPPER, 223),
-    (b",:;.", 678),
-    (b"0123456789", 658),
-    (b"\n\r\t", 1248),
-    (b"\"'", 446),
-    (b"{}[]()<>", 638),
+    (b" ", 651),
+    (bytes(range(ord("A"), ord("Z") + 1)), 228),
+    (b",:;.", 619),
+    (b"0123456789", 692),
+    (b"\n\r\t", 1195),
+    (b"\"'", 450),
+    (b"{}[]()<>", 627),
 )
-_OTHER_ASCII: Final = 941
+_OTHER_ASCII: Final = 923
 #: A text's first word has no space before it that would count for it.
-_FIRST_WORD: Final = 813
+_FIRST_WORD: Final = 775
 #: The end of a sentence is a token of its own, unlike the point in a number or a name.
-_SENTENCE_END: Final = 511
+_SENTENCE_END: Final = 569
 #: Indentation and empty lines are few tokens, however long.
-_DOUBLE_SPACE: Final = -1279
-_DOUBLE_NEWLINE: Final = -1478
-
-#: The same among other scripts, where most spaces and digits stand alone.
-_LOWER_WEIGHT_FOREIGN: Final = 111
-_ASCII_CLASSES_FOREIGN: Final[tuple[tuple[bytes, int], ...]] = (
-    (b" ", 434),
-    (_UPPER, 245),
-    (b"0123456789", 866),
-    (b"\n\r\t", 925),
-    (b",:;.", 863),
-    (b"\"'", 467),
-    (b"{}[]()<>", 186),
-)
-_OTHER_ASCII_FOREIGN: Final = 1122
-#: Text is foreign where more than one character in so many is not ASCII.
-_FOREIGN_SHARE: Final = 8
+_DOUBLE_SPACE: Final = -1181
+_DOUBLE_NEWLINE: Final = -1449
 _ALL_ASCII: Final = bytes(range(128))
 _CONTINUATION: Final = bytes(range(0x80, 0xC0))
 
@@ -92,18 +74,18 @@ def _span(first: int, last: int) -> bytes:
 
 
 _LEAD_CLASSES: Final[tuple[tuple[bytes, int], ...]] = (
-    (_span(0xE4, 0xE9), 700),  # Han
-    (_span(0xD0, 0xD3), 330),  # Cyrillic
+    (_span(0xE4, 0xE9), 850),  # Han
+    (_span(0xD0, 0xD3), 340),  # Cyrillic
     (b"\xe3", 650),  # kana, CJK punctuation
-    (_span(0xEA, 0xED), 500),  # Hangul
-    (_span(0xC2, 0xC3), 1770),
+    (_span(0xEA, 0xED), 650),  # Hangul
+    (_span(0xC2, 0xC3), 1850),
     (_span(0xD8, 0xDF), 270),  # Arabic
     (b"\xe0", 370),  # Indic, Thai
     (_span(0xD4, 0xD7), 330),  # Hebrew
     (_span(0xCC, 0xCF), 320),  # Greek
     (b"\xe1", 500),
     (_span(0xC4, 0xCB), 2130),
-    (b"\xe2", 1000),
+    (b"\xe2", 1200),
     (b"\xee\xef", 1000),
     (b"\xf0", 2000),
 )
@@ -127,13 +109,11 @@ def text_tokens(text: str) -> float:
 
 def _thousandths(text: str) -> int:
     if text.isascii():
-        return _latin(text.encode("ascii"))
+        return _ascii(text.encode("ascii"))
     data = text.encode("utf-8", "replace")
     rest = data.translate(None, _CONTINUATION)
     leads = rest.translate(None, _ALL_ASCII)
-    rest = rest.translate(None, _NON_ASCII)
-    foreign = len(leads) * _FOREIGN_SHARE > len(text)
-    total = _foreign(rest) if foreign else _latin(rest)
+    total = _ascii(rest.translate(None, _NON_ASCII))
     for members, weight in _LEAD_CLASSES:
         before = len(leads)
         leads = leads.translate(None, members)
@@ -143,10 +123,10 @@ def _thousandths(text: str) -> int:
     return total + len(leads) * _OTHER_LEAD
 
 
-def _latin(rest: bytes) -> int:
-    total = _FIRST_WORD
+def _ascii(rest: bytes) -> int:
+    total = _FIRST_WORD + rest.count(b"  ") * _DOUBLE_SPACE
     if b"\n" in rest:
-        total += rest.count(b"  ") * _DOUBLE_SPACE + rest.count(b"\n\n") * _DOUBLE_NEWLINE
+        total += rest.count(b"\n\n") * _DOUBLE_NEWLINE
     before = len(rest)
     rest = rest.translate(None, _LOWER)
     total += (before - len(rest)) * _LOWER_WEIGHT + rest.count(b". ") * _SENTENCE_END
@@ -157,19 +137,6 @@ def _latin(rest: bytes) -> int:
         if not rest:
             return total
     return total + len(rest) * _OTHER_ASCII
-
-
-def _foreign(rest: bytes) -> int:
-    before = len(rest)
-    rest = rest.translate(None, _LOWER)
-    total = (before - len(rest)) * _LOWER_WEIGHT_FOREIGN
-    for members, weight in _ASCII_CLASSES_FOREIGN:
-        before = len(rest)
-        rest = rest.translate(None, members)
-        total += (before - len(rest)) * weight
-        if not rest:
-            return total
-    return total + len(rest) * _OTHER_ASCII_FOREIGN
 
 
 _NON_ASCII: Final = bytes(range(0x80, 0x100))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from fluxai.core.errors import ConfigurationError
 
 Line = Mapping[str, Any]
 Matcher = Callable[[str], bool]
@@ -67,6 +71,8 @@ class PriceTable:
 
     Attributes:
         version: The source with its version, and the date it was compiled on.
+        source: The source with its version.
+        compiled_on: The date, ISO 8601.
         providers: Every provider, in the order in which they are tried.
     """
 
@@ -76,12 +82,17 @@ class PriceTable:
         if about["format"] != 1:
             raise ValueError(f"a price table of format {about['format']}, but 1 is understood")
         self.version = f"{about['source']}+{about['compiled']}"
+        self.source: str = about["source"]
         self.compiled_on: str = about["compiled"]
         self.providers: dict[str, ProviderPrices] = {}
         for block in rest.split('{"provider":')[1:]:
             first, _, lines = block.partition("\n")
             provider = ProviderPrices(json.loads('{"provider":' + first), lines)
             self.providers[provider.id] = provider
+
+    def age_days(self, today: date) -> int:
+        """Return how many days ago the prices were compiled; over `STALE_DAYS` they are stale."""
+        return (today - date.fromisoformat(self.compiled_on)).days
 
     def provider(self, name: str) -> ProviderPrices | None:
         """Return the provider of that name, or the first that goes by it."""
@@ -118,6 +129,59 @@ class PriceTable:
                 line = provider.by_id.get(model)
                 if line is not None:
                     yield provider.id, line
+
+
+#: Names a price table to use instead of the bundled one.
+PRICES_VARIABLE: Final = "FLUXAI_PRICES"
+#: Prices older than this are shown as stale.
+STALE_DAYS: Final = 60
+
+
+def user_file() -> Path:
+    """Return where `fluxai prices update` keeps a newer table: `FLUXAI_PRICES`, or the user's own.
+
+    The latter is `fluxai/prices.jsonl` in the folder of the user's configuration.
+    """
+    named = os.environ.get(PRICES_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    home = os.environ.get("XDG_CONFIG_HOME") or os.environ.get("APPDATA")
+    return (Path(home) if home else Path.home() / ".config") / "fluxai" / "prices.jsonl"
+
+
+def read_table(path: Path) -> PriceTable:
+    """Read a price table.
+
+    Raises:
+        ConfigurationError: There is none, or it is no price table. Names the file.
+    """
+    try:
+        return PriceTable(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"no price table at {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"{path} is not a price table ({error}); write it anew with `fluxai prices update`"
+        ) from error
+
+
+@cache
+def in_use() -> PriceTable:
+    """Return the table that prices calls: once, on first use.
+
+    That of `FLUXAI_PRICES`; else the user's own, if it is newer than the bundled one; else that.
+
+    Raises:
+        ConfigurationError: The file that is named can't be read.
+    """
+    path = user_file()
+    if os.environ.get(PRICES_VARIABLE):
+        return read_table(path)
+    shipped = bundled()
+    if not path.is_file():
+        return shipped
+    own = read_table(path)
+    return own if own.compiled_on >= shipped.compiled_on else shipped
 
 
 @cache

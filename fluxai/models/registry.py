@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fluxai.core.errors import UnknownModel
@@ -19,18 +20,65 @@ class ModelRegistry:
 
     The bundled ones come from the price table; `put` adds models of your own, or replaces bundled
     ones. Safe to use from several threads.
+
+    Args:
+        book: Knows the prices; by default the bundled table, or a newer one that
+            `fluxai prices update` wrote and `FLUXAI_PRICES` names.
+        deployments: Names of your own for models, such as Azure's deployments: name to model.
     """
 
-    def __init__(self, book: PriceBook | None = None) -> None:
+    def __init__(
+        self, book: PriceBook | None = None, *, deployments: Mapping[str, str] | None = None
+    ) -> None:
         self._book = PriceBook() if book is None else book
+        self._base: ModelRegistry | None = None
+        self._tenants: dict[str, ModelRegistry] = {}
         self._own: dict[tuple[str, str], Model] = {}
+        for name, model_id in (deployments or {}).items():
+            self.deploy(name, model_id)
         #: The hot path: see `PriceBook.rates`.
         self.rates = self._book.rates
+
+    @property
+    def book(self) -> PriceBook:
+        """What knows the prices, on its own."""
+        return self._book
 
     @property
     def version(self) -> str:
         """Where the bundled prices come from, with version and date."""
         return self._book.table.version
+
+    def for_tenant(self, tenant: str) -> ModelRegistry:
+        """Return the registry of one tenant: this one, and what is put into it on top.
+
+        Cheap: it shares the price table and all models of this registry, those put later too. What
+        is put into it holds for that tenant alone: negotiated prices, deployments, models of theirs.
+        """
+        found = self._tenants.get(tenant)
+        if found is None:
+            made = ModelRegistry(PriceBook(base=self._book))
+            made._base = self
+            found = self._tenants.setdefault(tenant, made)
+        return found
+
+    def deploy(self, name: str, model_id: str, *, provider: str | None = None) -> None:
+        """Say which model stands behind a name of your own: an Azure deployment, an ARN.
+
+        Raises:
+            UnknownModel: No price is known for the model.
+        """
+        self._book.deploy(name, model_id, provider=provider)
+
+    def _record(self, key: tuple[str, str]) -> Model | None:
+        found = self._own.get(key)
+        if found is None and self._base is not None:
+            return self._base._record(key)
+        return found
+
+    def _records(self) -> dict[tuple[str, str], Model]:
+        below = {} if self._base is None else self._base._records()
+        return {**below, **self._own}
 
     def get(self, model_id: str, *, provider: str | None = None) -> Model:
         """Return a model by any spelling that a provider uses.
@@ -40,7 +88,7 @@ class ModelRegistry:
         """
         now_us = _now_us()
         rates = self.rates(model_id, now_us, provider=provider)
-        own = self._own.get((rates.provider, rates.model.lower()))
+        own = self._record((rates.provider, rates.model.lower()))
         if own is not None:
             return own
         found = self._book.find(model_id, provider)
@@ -58,7 +106,7 @@ class ModelRegistry:
         """Return the models that pass every given filter, cheapest first."""
         now_us = _now_us()
         name = provider_name(provider) if provider is not None else None
-        own = [m for m in self._own.values() if name is None or m.provider == name]
+        own = [m for m in self._records().values() if name is None or m.provider == name]
         hidden = {(m.provider, m.id.lower()) for m in own}
         found = list(own)
         for home in self._book.table.providers.values():

@@ -6,6 +6,7 @@ looks at the policies that apply, not at all there are.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
@@ -478,6 +479,26 @@ def _share_of(limit: int, share: Decimal) -> int:
     """Return a share of a limit, rounded up; exact whatever the caller's decimal context is."""
     numerator, denominator = share.as_integer_ratio()
     return -(-limit * numerator // denominator)
+
+
+def name_of(policy: Policy) -> str:
+    """Return the id of a policy that was given none: what it counts and does, but not its limit."""
+    parts = [policy.tenant_id]
+    if policy.scope != "tenant":
+        parts.append(policy.scope if policy.scope_id is None else f"{policy.scope}={policy.scope_id}")
+    window = policy.window_kind
+    parts.append(window if policy.limit_type != "rolling" else window.replace(":", "-") + "us")
+    if policy.measure != "cost" and policy.limit_type != "concurrent":
+        parts.append(policy.measure)
+    parts.append(policy.decision)
+    if policy.fallback_tool_id is not None:
+        parts.append(policy.fallback_tool_id)
+    if policy.mode != "enforce":
+        parts.append(policy.mode)
+    if policy.priority:
+        parts.append(str(policy.priority))
+    name = "/".join(parts)
+    return name if len(name) <= 128 else hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def feeds(policy: Policy, key: CounterKey) -> bool:

@@ -34,8 +34,9 @@ from fluxai.storage.base import (
 )
 from fluxai.storage.combiner import Combiner
 from fluxai.storage.outcomes import outcome_text
-from fluxai.storage.sqlite_book import Resident, SqliteBook, resident_of
+from fluxai.storage.sqlite_book import SqliteBook, balance_of
 from fluxai.storage.sqlite_file import SqliteFile
+from fluxai.storage.sqlite_resident import Resident, resident_of
 from fluxai.storage.sqlite_rows import (
     Row,
     alert_of,
@@ -341,10 +342,7 @@ class SqliteStorage:
     ) -> list[Balance]:
         """Read the existing counters of one scope, measure and kind whose window holds `at_us`."""
         rows = self._rows("counters_at", tenant, scope, measure, kind, at_us, limit)
-        return [
-            Balance(counter.key, counter.settled, counter.reserved, counter.carried)
-            for counter in map(counter_of, rows)
-        ]
+        return [balance_of(counter_of(row), at_us) for row in rows]
 
     def usage(self, tenant: str, start_us: int, end_us: int) -> list[UsageRow]:
         """Sum events: whole UTC days from the daily sums, the edges event by event."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fluxai.core.decisions import OPEN_STATES, SETTLED, Reservation, UsageEvent
+from fluxai.core.errors import InvalidRequest
 from fluxai.core.ids import uuid_int, uuid_text
 from fluxai.core.ledger import CONCURRENT, Counter, CounterKey, Plan
 from fluxai.core.windows import DAY_US, MAX_US, MIN_US
@@ -28,6 +29,7 @@ from fluxai.storage.base import (
     Version,
 )
 from fluxai.storage.book import Book, _extra, opened, reaches_back_us, ring_of
+from fluxai.storage.sqlite_judged import PlanText, explain, judged_text, plan_text
 from fluxai.storage.sqlite_rows import (
     ReservationRow,
     Row,
@@ -39,73 +41,19 @@ from fluxai.storage.sqlite_rows import (
     event_id,
     event_of,
     event_row,
-    explain,
-    judged_text,
     reservation_changes,
     reservation_of,
     reservation_row,
 )
 from fluxai.storage.statements import load_statements
 
-COUNTERS_RESIDENT_MAX = 20_000
-FIRED_REMEMBERED_MAX = 10_000
+if TYPE_CHECKING:
+    from fluxai.storage.sqlite_resident import Resident
+
 #: Wider than all of time: everything is in one bucket.
 ONE_BUCKET_US = MAX_US - MIN_US
 
 _Place = tuple[str, int]
-_Fired = tuple[CounterKey, str, str]
-
-
-class Resident:
-    """What a writer may keep from one transaction to the next, until somebody else writes.
-
-    `data_version` is SQLite's own word on that: it changes when another connection has committed.
-    `commits` is what the writer's count must be; where it isn't, the transaction that changed this
-    was rolled back.
-    """
-
-    def __init__(
-        self, connection: sqlite3.Connection, data_version: int = 0, commits: int = 0
-    ) -> None:
-        self.connection = connection
-        self.data_version = data_version
-        self.commits = commits
-        self.counters: dict[CounterKey, Counter] = {}
-        self.counters_by_id: dict[int, Counter] = {}
-        self.versions: dict[str, Version] = {}
-        self.last_event: int | None = None
-        #: Alerts known to have been raised. That stays true, whoever writes.
-        self.fired: set[_Fired] = set()
-
-    def add(self, counter: Counter) -> None:
-        """Keep a counter that has a row."""
-        self.counters[counter.key] = counter
-        self.counters_by_id[counter.row_id] = counter
-
-    def forget(self, row_ids: Iterable[int]) -> None:
-        """Let go of counters whose rows are gone."""
-        for row_id in row_ids:
-            counter = self.counters_by_id.pop(row_id, None)
-            if counter is not None:
-                del self.counters[counter.key]
-
-    def holds(self, connection: sqlite3.Connection, data_version: int, commits: int) -> bool:
-        """Say whether all of this is still true, and within its bounds."""
-        return (
-            self.connection is connection
-            and self.data_version == data_version
-            and self.commits == commits
-            and len(self.counters) < COUNTERS_RESIDENT_MAX
-            and len(self.fired) < FIRED_REMEMBERED_MAX
-        )
-
-
-def resident_of(connection: sqlite3.Connection, commits: int, before: Resident | None) -> Resident:
-    """Return what was kept, if it is still true, or a new beginning."""
-    (data_version,) = connection.execute("PRAGMA data_version").fetchone()
-    if before is not None and before.holds(connection, data_version, commits):
-        return before
-    return Resident(connection, data_version, commits)
 
 
 class SqliteBook(Book):
@@ -133,7 +81,10 @@ class SqliteBook(Book):
         self._execute_many = connection.executemany
         self._sql = load_statements("sqlite_queries.sql")
         self._resident = resident
+        #: What the ask at hand is judged by.
         self._plan: Plan | None = None
+        #: Texts of plans that were read.
+        self._plans: dict[int, str] = {}
         self._asked: set[int] = set()
         self._reservations: dict[_Place, Reservation] = {}
         #: The rows of those that were read.
@@ -198,7 +149,10 @@ class SqliteBook(Book):
                 self._sql["add_reservation"],
                 [
                     reservation_row(
-                        reservation, self._counters_text(place), judged_text(reservation, plan)
+                        reservation,
+                        self._counters_text(place),
+                        self._plan_id(plan_text(reservation, plan)),
+                        judged_text(reservation, plan),
                     )
                     for place, (reservation, plan) in self._new.items()
                 ],
@@ -220,6 +174,19 @@ class SqliteBook(Book):
             self._execute_many(self._sql["put_approval"], approvals)
         self._new.clear()
         self._changed.clear()
+
+    def _plan_id(self, plan: PlanText | None) -> int | None:
+        if plan is None:
+            return None
+        known = self._resident.plans.get(plan.digest)
+        if known is None:
+            row = self._execute(self._sql["plan_id"], (plan.digest,)).fetchone()
+            if row is None:
+                added = self._execute(self._sql["add_plan"], (plan.digest, plan.text))
+                row = (added.lastrowid,)
+            (known,) = row
+            self._resident.plans[plan.digest] = known
+        return known
 
     def _counters_text(self, place: _Place) -> str:
         held = self._held.get(place)
@@ -259,6 +226,7 @@ class SqliteBook(Book):
         """Decide one ask."""
         self._plan = ask.plan
         answer = super().reserve(ask)
+        self._plan = None
         if type(answer) is Reservation and answer is not ask.reservation:
             self.explain(answer)
         return answer
@@ -279,7 +247,13 @@ class SqliteBook(Book):
         """Give a reservation that was read from its row back what it was judged on."""
         row = None if reservation is None else self._rows.get(_place(reservation))
         if reservation is not None and row is not None and reservation.verdict is None:
-            explain(reservation, row.judged)
+            plan = None
+            if row.plan is not None:
+                plan = self._plans.get(row.plan)
+                if plan is None:
+                    (plan,) = self._execute(self._sql["plan"], (row.plan,)).fetchone()
+                    self._plans[row.plan] = plan
+            explain(reservation, plan, row.judged)
 
     # -- rules ------------------------------------------------------------------------------
 
@@ -436,8 +410,7 @@ class SqliteBook(Book):
             counter = opened(key, end_us, self.open_sums(key, end_us, at_us), at_us)
             for reservation in self.open_holds(key, end_us):
                 counter.hold(reservation.amounts[counter.measure])
-        counter.turn(at_us)
-        return Balance(key, counter.settled, counter.reserved, counter.carried)
+        return balance_of(counter, at_us)
 
     def counter(self, key: CounterKey) -> Counter | None:
         """Return a counter that exists."""
@@ -572,8 +545,13 @@ class SqliteBook(Book):
         """Read an event, of any tenant if none is given."""
         if tenant is not None:
             return self.find_event(tenant, key)
-        row = self._execute(self._sql["event_of_any_tenant"], (event_id(key),)).fetchone()
-        return None if row is None else event_of(row)
+        rows = self._execute(self._sql["event_of_any_tenant"], (event_id(key),)).fetchall()
+        if len(rows) > 1:
+            raise InvalidRequest(
+                "event_id",
+                f"several tenants have an event {event_id(key)!r}; say which with tenant=",
+            )
+        return event_of(rows[0]) if rows else None
 
     def add_event(self, event: UsageEvent) -> None:
         """Append an event; the daily sums follow in `flush`."""
@@ -583,6 +561,12 @@ class SqliteBook(Book):
         event.seq = self._resident.last_event = last + 1
         self._events[event.source.subject.tenant, event.id] = event
         self._new_events.append(event)
+
+
+def balance_of(counter: Counter, at_us: int) -> Balance:
+    """Show a counter as it stands at an instant; what has left a rolling window is let go."""
+    counter.turn(at_us)
+    return Balance(counter.key, counter.settled, counter.reserved, counter.carried)
 
 
 def _place(reservation: Reservation) -> _Place:

@@ -18,11 +18,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy import URL, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy import URL, create_engine, event
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from fluxai.core.errors import ConfigurationError, StorageError
-from fluxai.storage.statements import load_migrations, split_script
+from fluxai.storage.sqlite_place import (
+    ITEM_FAULTS,
+    fault_of,
+    locked,
+    path_of,
+    require_local_place,
+)
+from fluxai.storage.sqlite_schema import examine, newest_version, upgrade
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -35,48 +42,15 @@ except ImportError:  # Windows: processes take turns by SQLite's own lock alone
 else:
     HAS_FLOCK = True
 
-#: "FLUX": tells a file of ours from another program's.
-APPLICATION_ID = 0x464C5558
 #: STRICT tables came with this version.
 SQLITE_LEAST = (3, 37, 0)
-#: Every page of files up to this size is looked at on open.
-CHECKED_BYTES_MAX = 16 * 1024 * 1024
 #: The writer itself checkpoints only when nobody did it off the hot path for so many pages.
 AUTOCHECKPOINT_PAGES = 4_000
 WAL_BYTES_KEPT = 64 * 1024 * 1024
 WRITER_CACHE_KB = 16_000
-LOCK_POLL_S = 0.000_5
 READERS_KEPT = 8
 READERS_MAX = 64
-#: Where two machines may see one file, and neither the other's locks or shared memory.
-NETWORK_FILE_SYSTEMS = frozenset(
-    {
-        *("afs", "beegfs", "ceph", "cifs", "davfs", "gfs2", "glusterfs", "gpfs", "lustre"),
-        *("ncpfs", "nfs", "nfs4", "ocfs2", "smb2", "smb3", "smbfs"),
-        *("fuse.ceph", "fuse.gcsfuse", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
-    }
-)
-#: These tell of one item that the database can't take, not of a database that can't work.
-ITEM_FAULTS = (
-    sqlite3.DataError,
-    sqlite3.IntegrityError,
-    sqlite3.InterfaceError,
-    sqlite3.NotSupportedError,
-    sqlite3.ProgrammingError,
-)
-_REMEDIES = {
-    "SQLITE_NOTADB": "is not a SQLite database; give another path, or move that file away",
-    "SQLITE_CORRUPT": "is damaged; restore a backup, or save what is left with `sqlite3 FILE "
-    ".recover`",
-    "SQLITE_FULL": "can't grow: the disk is full. Nothing of this call was kept; free some space "
-    "and try again",
-    "SQLITE_READONLY": "can't be written: the file or its folder is read-only for this user; "
-    "change the permissions, or give another path",
-    "SQLITE_PERM": "can't be opened: this user has no permission; change it, or give another path",
-    "SQLITE_CANTOPEN": "can't be opened: this user must be able to read and write the file and its "
-    "folder; change the permissions, or give another path",
-    "SQLITE_IOERR": "met an error of the disk; look at the system's log, and try again",
-}
+LOCK_POLL_S = 0.000_5
 
 
 class SqliteFile:
@@ -103,7 +77,7 @@ class SqliteFile:
             raise ConfigurationError(
                 f"SQLite {sqlite3.sqlite_version} is too old; {least} or newer is needed"
             )
-        self.path = _path_of(url)
+        self.path = path_of(url)
         self.busy_timeout_s = busy_timeout_s
         #: Transactions that were committed; verbs share them.
         self.commits = 0
@@ -132,8 +106,8 @@ class SqliteFile:
             connection = self._writer()
             with self._turn():
                 self._require_same_file()
-                connection.execute("BEGIN IMMEDIATE")
                 try:
+                    connection.execute("BEGIN IMMEDIATE")
                     yield connection
                     connection.execute("COMMIT")
                 except BaseException:
@@ -153,11 +127,12 @@ class SqliteFile:
             pooled = engine.raw_connection()
             try:
                 connection = _driver(pooled)
-                connection.execute("BEGIN")
                 try:
+                    connection.execute("BEGIN")
                     yield connection
                 finally:
-                    connection.execute("ROLLBACK")
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
             finally:
                 pooled.close()
 
@@ -186,73 +161,13 @@ class SqliteFile:
             ConfigurationError: The file is another program's, or lies on a network file system.
             StorageError: The file is damaged, newer than this library, or out of reach.
         """
-        self._examine_place()
+        require_local_place(self.path, self._mounts)
         with self._lock, self._translated():
             connection = self._connected()
-            self._examine(connection)
+            examine(connection, self.path)
             with self._turn():
-                self._upgrade(connection)
+                upgrade(connection, self.path)
             self._adopt()
-
-    def _examine_place(self) -> None:
-        folder = self.path.parent
-        if not folder.is_dir():
-            raise StorageError(f"{self.path}: there is no folder {folder}; create it first")
-        if self.path.is_dir():
-            raise StorageError(f"{self.path} is a folder; name a file in it")
-        try:
-            mounts = self._mounts.read_text(encoding="utf-8", errors="replace")
-        except OSError:  # not Linux: nothing to ask
-            return
-        kind = file_system_of(self.path, mounts)
-        if kind in NETWORK_FILE_SYSTEMS:
-            raise ConfigurationError(
-                f"{self.path} lies on a network file system ({kind}), where SQLite can lose data "
-                f"that it acknowledged; use a local disk, or a database server"
-            )
-
-    def _examine(self, connection: sqlite3.Connection) -> int:
-        """Return the schema's version, 0 for an empty file, having changed nothing."""
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        if application != APPLICATION_ID and (tables or version or application):
-            raise ConfigurationError(
-                f"{self.path} is another program's database; give FluxAI a file of its own"
-            )
-        if version > _newest():
-            raise StorageError(
-                f"{self.path} has schema version {version}, and this fluxai knows versions up to "
-                f"{_newest()}; upgrade fluxai"
-            )
-        if self.path.stat().st_size <= CHECKED_BYTES_MAX:
-            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            if found != "ok":
-                raise StorageError(f"{self.path} {_REMEDIES['SQLITE_CORRUPT']} ({found})")
-        return int(version)
-
-    def _upgrade(self, connection: sqlite3.Connection) -> None:
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
-            raise StorageError(
-                f"{self.path}: this file system does not support SQLite's write-ahead log (it "
-                f"offers {mode!r}); use a local disk"
-            )
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            for number, script in load_migrations("sqlite").items():
-                if number > version:
-                    for statement in split_script(script):
-                        connection.execute(statement)
-                    connection.execute(f"PRAGMA user_version = {number}")
-                    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            # Changes nothing, but only a file that can be written to lets it be tried.
-            connection.execute("DELETE FROM versions WHERE 0")
-            connection.execute("COMMIT")
-        except BaseException:
-            self._roll_back(connection)
-            raise
 
     def _adopt(self) -> None:
         """From here on this very file is ours; another one under its name would not be."""
@@ -276,11 +191,11 @@ class SqliteFile:
         if self._identity is None:
             if not self.path.exists():
                 raise StorageError(f"there is no file {self.path} yet; migrate() creates it")
-            version = self._examine(self._connected())
-            if version < _newest():
+            version = examine(self._connected(), self.path)
+            if version < newest_version():
                 raise StorageError(
                     f"{self.path} has schema version {version}, and this fluxai needs "
-                    f"{_newest()}; migrate() upgrades it"
+                    f"{newest_version()}; migrate() upgrades it"
                 )
             self._adopt()
         return self._connected()
@@ -383,20 +298,23 @@ class SqliteFile:
         file = self._held.lock_file
         if file is None:
             file = self._held.lock_file = self._open_lock_file()
+        try:
+            self._wait_for_turn(file)
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+    def _wait_for_turn(self, file: int) -> None:
         deadline_s = time.monotonic() + self.busy_timeout_s
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() >= deadline_s:
-                    raise StorageError(self._locked()) from None
+                    raise locked(self.path, busy_timeout_s=self.busy_timeout_s) from None
                 time.sleep(LOCK_POLL_S)
             else:
-                break
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
+                return
 
     def _open_lock_file(self) -> int:
         path = self.path.with_name(self.path.name + ".lock")
@@ -456,19 +374,7 @@ class SqliteFile:
 
     def fault(self, error: BaseException) -> StorageError:
         """Say which file, what is wrong with it, and what to do."""
-        name: str = getattr(error, "sqlite_errorname", "")
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            return StorageError(self._locked())
-        for prefix, remedy in _REMEDIES.items():
-            if name.startswith(prefix):
-                return StorageError(f"{self.path} {remedy} ({error})")
-        return StorageError(f"{self.path}: {error}")
-
-    def _locked(self) -> str:
-        return (
-            f"{self.path} was locked by another program for more than {self.busy_timeout_s:g} s; "
-            f"find it (`fuser {self.path}`), or wait longer with busy_timeout_s="
-        )
+        return fault_of(self.path, error, busy_timeout_s=self.busy_timeout_s)
 
 
 class _Held:
@@ -514,55 +420,12 @@ def _step_aside_for_forks(file: _Forks) -> None:
     )
 
 
-def file_system_of(path: Path, mounts: str) -> str | None:
-    """Name the kind of file system that a path lies on.
-
-    Args:
-        path: Absolute.
-        mounts: The text of `/proc/mounts`: device, mount point and kind on each line, with the
-            octal codes of spaces in a path.
-    """
-    best, kind = -1, None
-    for line in mounts.splitlines():
-        fields = line.split()
-        if len(fields) < 3:
-            continue
-        point = Path(fields[1].encode().decode("unicode_escape"))
-        if path.is_relative_to(point) and len(point.parts) >= best:
-            best, kind = len(point.parts), fields[2]
-    return kind
-
-
-def _path_of(url: str | os.PathLike[str]) -> Path:
-    text = os.fspath(url)
-    if "://" in text or text.startswith("sqlite:"):
-        try:
-            parsed = make_url(text)
-        except ArgumentError:
-            parsed = None
-        if parsed is None or parsed.drivername not in ("sqlite", "sqlite+pysqlite") or parsed.host:
-            raise ConfigurationError(
-                f"storage: {text!r} is no SQLite URL; write sqlite:///file.db, or "
-                f"sqlite:////absolute/path/file.db"
-            )
-        if parsed.query:
-            raise ConfigurationError(
-                f"storage: {text!r} has options after '?'; a SQLite URL is only a path"
-            )
-        text = parsed.database or ""
-    if text in ("", ":memory:") or text.startswith("file:"):
-        raise ConfigurationError(
-            "storage: SQLite needs a file, such as sqlite:///fluxai.db; to keep all in memory use "
-            "memory://"
-        )
-    return Path(text).absolute()
-
-
 def _prepare(connection: sqlite3.Connection, _record: object) -> None:
     """Set up a connection; all of these hold for it alone, and change no file."""
     for pragma in (
         "query_only = ON",
         "synchronous = FULL",
+        "fullfsync = ON",  # where fsync() alone leaves data in the disk's own memory
         f"wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}",
         f"journal_size_limit = {WAL_BYTES_KEPT}",
         "temp_store = MEMORY",
@@ -574,7 +437,3 @@ def _prepare(connection: sqlite3.Connection, _record: object) -> None:
 def _driver(pooled: PoolProxiedConnection) -> sqlite3.Connection:
     connection: Any = pooled.driver_connection
     return connection  # type: ignore[no-any-return]
-
-
-def _newest() -> int:
-    return max(load_migrations("sqlite"))

@@ -121,14 +121,23 @@ ORDER BY id DESC LIMIT ?3;
 INSERT INTO reservations (
     tenant, id, user, labels, requested_tool, tool, model, decision, state, counted_us,
     expires_us, resolved_us, cost, tokens, requests, concurrent, output_tokens, need, method, key,
-    digest, asked, exact, counters, judged
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+    digest, asked, exact, counters, plan, judged
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: change_reservation
 UPDATE reservations SET
     decision = ?, state = ?, counted_us = ?, expires_us = ?, resolved_us = ?, concurrent = ?,
     asked = ?, exact = ?, counters = ?
 WHERE tenant = ? AND id = ?;
+
+-- name: plan_id
+SELECT id FROM plans WHERE digest = ?;
+
+-- name: add_plan
+INSERT INTO plans (digest, candidates) VALUES (?, ?);
+
+-- name: plan
+SELECT candidates FROM plans WHERE id = ?;
 
 
 -- name: put_approval

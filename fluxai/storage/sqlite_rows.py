@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fluxai.core.decisions import Approval, Posting, Reservation, ReservationExtra, UsageEvent
 from fluxai.core.ids import uuid_int, uuid_text
 from fluxai.core.ledger import (
-    Candidate,
-    Check,
     Counter,
     CounterKey,
     Need,
-    Plan,
     RingState,
-    Step,
     Subject,
-    Verdict,
 )
 from fluxai.core.money import to_decimal, to_nano
 from fluxai.core.usage import Usage
@@ -29,7 +23,8 @@ from fluxai.storage.outcomes import outcome_text
 
 Row = tuple[Any, ...]
 
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+#: Writes a value as compact JSON.
+encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 _EMPTY = "{}"
 
 
@@ -56,7 +51,7 @@ def counter_of(row: Row) -> Counter:
 def counter_sums(counter: Counter) -> Row:
     """List what changes in a counter: settled, reserved, carried, ring."""
     ring = counter.ring
-    text = None if ring is None else _encode({"head": ring.head, "buckets": ring.buckets})
+    text = None if ring is None else encode({"head": ring.head, "buckets": ring.buckets})
     return (counter.settled, counter.reserved, counter.carried, text)
 
 
@@ -91,10 +86,11 @@ class ReservationRow(NamedTuple):
     asked: int
     exact: str | None
     counters: str
+    plan: int | None
     judged: str
 
 
-def reservation_row(reservation: Reservation, counters: str, judged: str) -> Row:
+def reservation_row(reservation: Reservation, counters: str, plan: int | None, judged: str) -> Row:
     """Make the row of a new reservation."""
     subject, amounts, extra = reservation.subject, reservation.amounts, reservation.extra
     return (
@@ -112,13 +108,14 @@ def reservation_row(reservation: Reservation, counters: str, judged: str) -> Row
         None if extra is None else extra.resolved_us,
         *amounts,
         reservation.output_tokens,
-        _encode(reservation.need),
+        encode(reservation.need),
         reservation._method,  # noqa: SLF001 -- a part of the value; only its name is private
         None if extra is None else extra.key,
         None if extra is None else extra.digest,
         int(extra is not None and extra.approval is not None),
         None if extra is None or extra.exact is None else extra.exact.id,
         counters,
+        plan,
         judged,
     )
 
@@ -165,137 +162,6 @@ def reservation_of(row: ReservationRow) -> Reservation:
     return reservation
 
 
-class PlanTexts:
-    """A plan's candidates as text, made once per plan: they go into every row it decides."""
-
-    __slots__ = ("candidates",)
-
-    def __init__(self, plan: Plan) -> None:
-        self.candidates = [_candidate_text(candidate) for candidate in plan.candidates]
-
-
-def _texts_of(plan: Plan) -> list[str]:
-    bound = plan.bound
-    if not isinstance(bound, PlanTexts):
-        bound = plan.bound = PlanTexts(plan)
-    return bound.candidates
-
-
-def judged_text(reservation: Reservation, plan: Plan | None) -> str:
-    """Write what a reservation was decided on, so that it can be explained from any process."""
-    verdict = reservation.verdict
-    if verdict is None:
-        return _encode(reservation.to_dict())
-    texts = None if plan is None else _texts_of(plan)
-    steps = []
-    for step in verdict.steps:
-        candidate = step.candidate
-        text = _candidate_text(candidate) if texts is None else texts[candidate.index]
-        numbers = _encode((step.output_tokens, step.amounts, step.committed, step.settled))
-        steps.append(f"[{text},{numbers}]")
-    return f"[{','.join(steps)}]"
-
-
-def explain(reservation: Reservation, judged: str) -> None:
-    """Give a stored reservation back what it was judged on.
-
-    Args:
-        reservation: As `reservation_of` made it.
-        judged: As `judged_text` wrote it.
-    """
-    found = json.loads(judged)
-    if isinstance(found, dict):
-        reservation._view = found  # noqa: SLF001 -- a part of the value; only its name is private
-        return
-    tenant = reservation.subject.tenant
-    steps = []
-    for (index, tool, model, requested, max_output, checks, keys), numbers in found:
-        candidate = Candidate(
-            index=index,
-            tool=tool,
-            model=model,
-            requested_tool=requested,
-            rates=None,
-            unit_rate=None,
-            max_output=max_output,
-            checks=tuple(_check_of(check) for check in checks),
-            keys=tuple((CounterKey(tenant, *key), end_us) for *key, end_us in keys),
-        )
-        output_tokens, amounts, committed, settled = numbers
-        crossed = tuple(
-            check
-            for check in candidate.checks
-            if (committed[check.slot] if check.slot >= 0 else 0) + amounts[check.measure]
-            > check.limit
-        )
-        acted = next((check for check in crossed if check.acts), None)
-        steps.append(
-            Step(
-                candidate,
-                (amounts[0], amounts[1], amounts[2], amounts[3]),
-                output_tokens,
-                tuple(committed),
-                tuple(settled),
-                crossed,
-                acted,
-            )
-        )
-    reservation.verdict = Verdict(reservation.decision, tuple(steps))
-    reservation.candidate = steps[-1].candidate
-
-
-def _candidate_text(candidate: Candidate) -> str:
-    return _encode(
-        (
-            candidate.index,
-            candidate.tool,
-            candidate.model,
-            candidate.requested_tool,
-            candidate.max_output,
-            [_check_row(check) for check in candidate.checks],
-            [(*key[1:], end_us) for key, end_us in candidate.keys],
-        )
-    )
-
-
-def _check_row(check: Check) -> Row:
-    return (
-        check.policy_id,
-        check.scope,
-        check.scope_id,
-        check.limit_type,
-        check.measure,
-        check.limit,
-        check.decision,
-        check.mode,
-        check.slot,
-        check.fallback,
-        check.end_us,
-        check.alert_at,
-        check.rank,
-        not check.acts,
-    )
-
-
-def _check_of(row: Sequence[Any]) -> Check:
-    return Check(
-        policy_id=row[0],
-        scope=row[1],
-        scope_id=row[2],
-        limit_type=row[3],
-        measure=row[4],
-        limit=row[5],
-        decision=row[6],
-        mode=row[7],
-        slot=row[8],
-        fallback=row[9],
-        end_us=row[10],
-        alert_at=tuple((amount, share) for amount, share in row[11]),
-        rank=tuple(row[12]),
-        forgiven=row[13],
-    )
-
-
 # -- approvals ------------------------------------------------------------------------------
 
 
@@ -308,7 +174,7 @@ def approval_row(approval: Approval) -> Row:
         approval.user,
         approval.tool,
         to_nano(approval.amount, signed=True),
-        _encode(approval.labels),
+        encode(approval.labels),
         approval.message,
         to_us(approval.requested_at),
         to_us(approval.expires_at),
@@ -375,10 +241,10 @@ def event_row(event: UsageEvent) -> Row:
         event.cost_nanousd,
         event.tokens,
         event.requests,
-        None if event.usage is None else _encode(event.usage.to_dict()),
+        None if event.usage is None else encode(event.usage.to_dict()),
         labels_text(subject),
         source.decision,
-        _encode(event.flags),
+        encode(event.flags),
         event.price_version,
         event.outcome,
         event.corrects,
@@ -464,7 +330,7 @@ def alert_of(row: Row) -> tuple[int, Alert]:
 
 def labels_text(subject: Subject) -> str:
     """Write a subject's labels as a JSON object."""
-    return _encode(dict(subject.labels)) if subject.labels else _EMPTY
+    return encode(dict(subject.labels)) if subject.labels else _EMPTY
 
 
 def subject_of(tenant: str, user: str | None, labels: str) -> Subject:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fluxai.core.decisions import Approval, Reservation, UsageEvent
-from fluxai.core.errors import StorageError
+from fluxai.core.errors import InvalidRequest, StorageError
 from fluxai.core.ids import uuid_text
 from fluxai.core.usage import Usage
 from fluxai.core.windows import DAY_US, HOUR_US, MINUTE_US
@@ -520,6 +520,50 @@ def test_an_events_id_in_text_and_as_a_number_is_one_id(store: SqliteStorage, ma
     adjust.event_key = "missing"
     adjust.key = "other"
     assert store.resolve_one(adjust) == Unknown("event", "missing")
+
+
+def test_accounts_show_a_rolling_window_as_it_is_now(store: SqliteStorage, maker: Maker) -> None:
+    """What has left the window is not shown, though nobody has spent since."""
+    plan = plan_for([Limit(amount=USD, scope="user", kind=f"rolling:{HOUR_US}")])
+    store.resolve_one(maker.record(plan, "r"))
+    kind = f"rolling:{HOUR_US}"
+    (now,) = store.accounts("acme", "user", "cost", kind, NOON_US)
+    (later,) = store.accounts("acme", "user", "cost", kind, NOON_US + 2 * HOUR_US)
+    assert (now.settled, later.settled) == (CENT, 0)
+    assert store.accounts("acme", "user", "cost", kind, NOON_US, limit=0) == []
+
+
+def test_an_event_id_that_several_tenants_use_must_come_with_its_tenant(
+    store: SqliteStorage, maker: Maker
+) -> None:
+    """Recorded ids are per tenant; nobody's money is moved by guessing."""
+    store.resolve_one(maker.record(plan_for(), "inv-1"))
+    found = store.find_event(None, "inv-1")
+    assert found is not None
+    assert found.tenant == "acme"
+    store.resolve_one(maker.record(plan_for(tenant="another"), "inv-1"))
+    with pytest.raises(InvalidRequest, match="several tenants"):
+        store.find_event(None, "inv-1")
+    found = store.find_event("another", "inv-1")
+    assert found is not None
+    assert found.tenant == "another"
+
+
+def test_a_call_takes_about_a_kilobyte(store: SqliteStorage, maker: Maker) -> None:
+    """What many calls were judged by is kept once, however many limits there are."""
+    plan = plan_for(EVERY_LIMIT, labels=RUN)
+
+    def size() -> int:
+        with store._file.reading() as connection:
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            (page,) = connection.execute("PRAGMA page_size").fetchone()
+        return int(pages * page)
+
+    before, pairs = size(), 300
+    for _ in range(pairs):
+        held = hold(store, maker, plan, 0, tokens=0)
+        store.resolve_one(maker.settle(held, 0, tokens=0))
+    assert (size() - before) / pairs < 1_600
 
 
 # -- transactions ---------------------------------------------------------------------------

@@ -27,8 +27,8 @@ def test_texts_are_counted_roughly(text: str, tokens: int) -> None:
 
 @given(st.text(), st.text())
 def test_longer_texts_are_never_fewer(one: str, two: str) -> None:
-    """Any text counts, whatever its characters, and adding to it never makes it cheaper."""
-    assert 0 <= text_tokens(one) <= text_tokens(one + two) + 1e-6
+    """Any text counts, and adding to it never makes it cheaper, but for a token that joins both."""
+    assert 0 <= text_tokens(one) <= text_tokens(one + two) + 1
 
 
 @given(st.text(), st.sampled_from(["gpt-4o", "claude-opus-4-8", "gemini-3-pro", "unheard-of"]))
@@ -42,7 +42,7 @@ def test_huge_texts_are_sampled_evenly() -> None:
     """A text of many megabytes is estimated from samples that are spread over all of it."""
     half = WHOLE_CHARACTERS_MAX // len(PROSE) + 1
     mixed = PROSE * half + CODE * half
-    whole = text_tokens(PROSE) * half + text_tokens(CODE) * half
+    whole = (text_tokens(PROSE * 64) + text_tokens(CODE * 64)) / 64 * half
     assert abs(text_tokens(mixed) / whole - 1) < 0.02
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fluxai.storage.sqlite_file import file_system_of
+from fluxai.storage.sqlite_place import file_system_of
 
 MOUNTS = """\
 /dev/vda / ext4 rw,relatime 0 0

@@ -37,6 +37,13 @@ CREATE TABLE counters (
 ) STRICT;
 CREATE INDEX counters_by_end ON counters (end_us);
 
+-- What reservations were judged by: limits and prices of a tool for one subject, each plan once.
+CREATE TABLE plans (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    digest BLOB NOT NULL UNIQUE,
+    candidates TEXT NOT NULL
+) STRICT;
+
 CREATE TABLE reservations (
     seq INTEGER PRIMARY KEY,
     tenant TEXT NOT NULL,
@@ -63,7 +70,8 @@ CREATE TABLE reservations (
     asked INTEGER NOT NULL, -- 1 where a row of `approvals` belongs to it
     exact TEXT,  -- the event that corrected an estimated settlement
     counters TEXT NOT NULL,
-    judged TEXT NOT NULL, -- the numbers it was decided on
+    plan INTEGER, -- what it was judged by
+    judged TEXT NOT NULL, -- and the numbers of that moment
     UNIQUE (tenant, id)
 ) STRICT;
 CREATE INDEX reservations_by_id ON reservations (id);
