@@ -386,10 +386,10 @@ class Governor:
                 and type(prompt) is str
                 and 0 < len(prompt) <= SHORT_PROMPT
             ):
-                expected, upper, method, confidence = self.estimator.count(candidate.model, prompt)
+                expected, upper, method, confidence = self.estimator.count(name, prompt)
                 upper = max(expected, upper)
                 reservation._method = method if confidence != "low" else method + "-low"
-        if expected >= 0:
+        if rate is not None and expected >= 0:
             needs: tuple[Need | None, ...] = (
                 _make(
                     Need,
@@ -668,7 +668,7 @@ class Governor:
             self._keep(item, known, error)
         if self._alerts:
             self._announce()
-        return answer  # type: ignore[no-any-return]
+        return answer
 
     def _settled_otherwise(self, item: Settle, answer: Any) -> Settlement:
         settled: Settlement = (
@@ -698,7 +698,7 @@ class Governor:
             self._keep(item, known, error)
         if self._alerts:
             self._announce()
-        return answer  # type: ignore[no-any-return]
+        return answer
 
     def _found(self, reservation: Any, tenant: str | None) -> Reservation:
         if not isinstance(reservation, str):
@@ -744,7 +744,7 @@ class Governor:
     def _planned(self, item: Any, source: Any) -> Any:
         """Give an item the plan for its money's windows."""
         if isinstance(item, Record):
-            item.plan = self.planner.post_plan(item.event.source)  # type: ignore[arg-type]
+            item.plan = self.planner.post_plan(item.event.source)
         elif isinstance(item, Settle):
             return item._replace(
                 plan=self.planner.post_plan(source), correction_uid=self._ids(item.event.at_us)
@@ -884,7 +884,7 @@ class Governor:
             at=at,
             now_us=now_us,
         )
-        item = Record(event=event, plan=self.planner.post_plan(event.source))  # type: ignore[arg-type]
+        item = Record(event=event, plan=self.planner.post_plan(event.source))
         recorded: Settlement = self._resolve(item)
         return recorded
 
@@ -1234,7 +1234,7 @@ def _refuse(
     """Make a refusal that no policy's numbers explain."""
     need = needs[0]
     assert need is not None  # noqa: S101 -- the requested tool always has a need
-    reservation.candidate, reservation.need = plan.candidates[0], need
+    reservation.candidate, reservation.need = unchecked(plan.candidates[0]), need
     reservation.amounts, reservation.output_tokens = (0, 0, 0, 0), 0
     reservation._balances, reservation.holds = None, None
     reservation.decision, reservation.state = "denied", "refused"

@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 
 #: Changes that are listed on a screen; all are in `--json`.
 _LISTED_MAX = 40
+#: A kind that costs what it is part of needs no line of its own.
+_PART_OF = {
+    "cache_read": "input",
+    "cache_write_5m": "input",
+    "cache_write_1h": "cache_write_5m",
+    "reasoning": "output",
+    "audio_in": "input",
+    "image_in": "input",
+    "audio_out": "output",
+    "image_out": "output",
+}
 _UNITS = {"seconds": "second", "characters": "million characters"}
 
 
@@ -202,7 +213,11 @@ def _model_section(rates: Rates) -> Section:
     from fluxai.core.usage import TOKEN_KINDS
 
     steps = _steps(rates)
-    shown = [kind for kind in TOKEN_KINDS if any(getattr(step, kind) for step in steps)]
+    shown = [
+        kind
+        for kind in TOKEN_KINDS
+        if any(getattr(step, kind) != getattr(step, _PART_OF.get(kind, ""), 0) for step in steps)
+    ]
     rows: list[tuple[str, ...]] = [
         (kind, *(unit_price(_usd(getattr(step, kind))) for step in steps)) for kind in shown
     ]

@@ -274,7 +274,8 @@ class Capabilities:
 class Notices:
     """What a store has to say beside its answers; the governor hands it to the sinks."""
 
-    alerts: deque[Alert] = field(default_factory=deque)
+    #: Alerts, and errands of the governor that wait for the next free moment.
+    alerts: deque[Any] = field(default_factory=deque)
 
 
 class Storage(Protocol):

@@ -99,7 +99,7 @@ class MemoryStorage(MemoryBook):
         """Decide one ask: by the short path where nothing is crossed, else by the book."""
         reservation, plan, needs, _ = ask
         bound = plan.bound
-        need = needs[0]
+        need: Any = needs[0]
         output_tokens = need.cap
         if (
             output_tokens is None
@@ -168,12 +168,12 @@ class MemoryStorage(MemoryBook):
                 return Book.resolve(self, item)
         _, uid, event, _, _ = item
         with self._lock:
-            reservation = event.source
+            reservation: Any = event.source
             bound = reservation.holds if type(reservation) is Reservation else None
             if (
                 type(bound) is not Bound
                 or reservation.state is not RESERVED
-                or self._open.get(uid) is not reservation
+                or self._open.get(uid) is not event.source
                 or bound.rings
                 or event.model != bound.model
                 or reservation.extra is not None
@@ -320,7 +320,7 @@ class MemoryStorage(MemoryBook):
     ) -> list[dict[str, Any]]:
         """Read records."""
         with self._lock:
-            found = []
+            found: list[dict[str, Any]] = []
             for (table_kind, table_scope), table in self._records.items():
                 if table_kind == kind and scope in (None, table_scope):
                     if id is None:

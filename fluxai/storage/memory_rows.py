@@ -135,7 +135,7 @@ class MemoryBook(Book):
         ledger = self._ledgers.get(tenant)
         return (self._version, 0 if ledger is None else ledger.version)
 
-    def find(self, tenant: str | None, uid: int) -> Reservation | None:  # type: ignore[override]
+    def find(self, tenant: str | None, uid: int) -> Reservation | None:
         """Return a reservation."""
         found = self._open.get(uid) or self._resolved.get(uid)
         return found if found is None or tenant in (None, found.subject.tenant) else None
@@ -145,7 +145,7 @@ class MemoryBook(Book):
         ledger = self._ledgers.get(tenant)
         return None if ledger is None else ledger.keys.get(key)
 
-    def find_event(self, tenant: str | None, key: int | str) -> UsageEvent | None:  # type: ignore[override]
+    def find_event(self, tenant: str | None, key: int | str) -> UsageEvent | None:
         """Return an event."""
         if isinstance(key, int) and key in self._resolved:
             event = self._resolved[key].event
@@ -380,7 +380,7 @@ class MemoryBook(Book):
         """
         for _ in range(_FOLDED_AT_ONCE):
             event = self._events.popleft()
-            source = event.source
+            source: Any = event.source
             ledger = self._ledgers[source.subject.tenant]
             amounts = (event.cost_nanousd, event.tokens, event.requests, 0)
             if event.seq > self._summed_seq:
