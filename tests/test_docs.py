@@ -185,7 +185,9 @@ def test_the_reference_names_everything_public() -> None:
     assert [name for name in fluxai.__all__ if f"`{name}" not in text] == []
 
 
-@pytest.mark.parametrize("kind", [fluxai.Governor, fluxai.AsyncGovernor, fluxai.CostEstimator])
+@pytest.mark.parametrize(
+    "kind", [fluxai.Governor, fluxai.AsyncGovernor, fluxai.CostEstimator, fluxai.ModelRegistry]
+)
 def test_the_reference_names_every_verb(kind: type) -> None:
     """Each public method and property of the main classes is in the reference."""
     text = _reference("api")
@@ -290,7 +292,8 @@ def test_the_reference_names_every_environment_variable() -> None:
         name
         for source in (ROOT / "fluxai").rglob("*.py")
         for name in re.findall(
-            r"\b(?:FLUXAI_[A-Z_]+|NO_COLOR|XDG_[A-Z_]+)\b", source.read_text(encoding="utf-8")
+            r"\b(?:FLUXAI_[A-Z_]+|XDG_[A-Z_]+|[A-Z_]+_CACHE_DIR|NO_COLOR|APPDATA)\b",
+            source.read_text(encoding="utf-8"),
         )
     }
     assert sorted(name for name in read if f"`{name}`" not in text) == []

@@ -87,7 +87,9 @@ def diff(session: Session) -> Answer:  # noqa: ARG001 -- every command takes it
 
 
 @command(prices, "update")
-@click.option("--to", type=click.Path(dir_okay=False, path_type=Path), help="Write it here instead.")
+@click.option(
+    "--to", type=click.Path(dir_okay=False, path_type=Path), help="Write it here instead."
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def update(session: Session, *, to: Path | None, yes: bool) -> Answer:
     """Take the prices of the installed genai-prices, after showing what changes.
@@ -102,7 +104,7 @@ def update(session: Session, *, to: Path | None, yes: bool) -> Answer:
     found = _changes(table, newer)
     path = to or user_file()
     sections = _changes_sections(found, table, newer)
-    document = {
+    document: dict[str, Any] = {
         "table": _about(table),
         "newer": _about(newer),
         "changes": _rows(found),
@@ -172,7 +174,7 @@ def _about_section(about: dict[str, Any]) -> Section:
     if about["stale"]:
         blocks.append(
             Text(
-                "These prices are stale: install a newer genai-prices, then `fluxai prices update`.",
+                "These prices are stale: upgrade genai-prices, then run `fluxai prices update`.",
                 "warn",
             )
         )
@@ -234,11 +236,15 @@ def _model_section(rates: Rates) -> Section:
             (kind, f"${_usd(rate, 1_000_000 if kind == 'characters' else 1).normalize():f}")
             for kind, rate in rates.fees.items()
         ]
-        named = [(f"{kind} (per {_UNITS[kind]})" if kind in _UNITS else kind, fee) for kind, fee in fees]
+        named = [
+            (f"{kind} (per {_UNITS[kind]})" if kind in _UNITS else kind, fee) for kind, fee in fees
+        ]
         blocks.append(Table((Column("Besides"), Column("for one", right=True)), named))
     window = f"{rates.context_window:,}" if rates.context_window else "unknown"
     most = f"{rates.max_output:,}" if rates.max_output else "unknown"
-    blocks.append(Text(f"Context window {window}; most output {most}; from {rates.version}.", "dim"))
+    blocks.append(
+        Text(f"Context window {window}; most output {most}; from {rates.version}.", "dim")
+    )
     return Section(title, blocks)
 
 
@@ -266,11 +272,18 @@ def _provider(table: PriceTable, name: str, at_us: int, about: dict[str, Any]) -
                 for kind, base in zip(("input", "output"), bases, strict=True)
             }
         )
-        rows.append((line["id"], *("" if base is None else unit_price(_usd(base)) for base in bases)))
-    columns = (Column("Model", fold=True), Column("Input", right=True), Column("Output", right=True))
+        rows.append(
+            (line["id"], *("" if base is None else unit_price(_usd(base)) for base in bases))
+        )
+    columns = (
+        Column("Model", fold=True),
+        Column("Input", right=True),
+        Column("Output", right=True),
+    )
     sections = [Section(f"{home.name}, per million tokens", [Table(columns, rows)])]
     return Answer(
-        {"table": about, "provider": home.id, "models": document}, [*sections, _about_section(about)]
+        {"table": about, "provider": home.id, "models": document},
+        [*sections, _about_section(about)],
     )
 
 
@@ -293,9 +306,7 @@ def _rows(found: list[Change]) -> list[dict[str, Any]]:
     ]
 
 
-def _changes_sections(
-    found: list[Change], table: PriceTable, newer: PriceTable
-) -> list[Section]:
+def _changes_sections(found: list[Change], table: PriceTable, newer: PriceTable) -> list[Section]:
     title = f"{table.version} -> {newer.version}"
     if not found:
         return [Section(title, [Text("The prices are the same.", "good")])]
@@ -318,4 +329,3 @@ def _changes_sections(
     if len(found) > _LISTED_MAX:
         blocks.append(Text(f"and {len(found) - _LISTED_MAX} more; all are in --json", "dim"))
     return [Section(title, blocks)]
-

@@ -853,6 +853,16 @@ class UsageEvent:
             "note": self.note,
         }
 
+    def __eq__(self, other: object) -> bool:
+        """Say whether both tell the same event, each perhaps read on its own."""
+        if not isinstance(other, UsageEvent):
+            return NotImplemented
+        return self is other or self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        """Hash by tenant and id, which together name an event."""
+        return hash((self.tenant, self.id))
+
     def __repr__(self) -> str:
         """Show id, cost and tool."""
         return f"<UsageEvent {self.id} {format_usd(self.cost_nanousd)} {self.tool}>"

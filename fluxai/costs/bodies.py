@@ -203,7 +203,8 @@ def _server_tools(body: object, counts: Counts) -> None:
 def _previews(body: object) -> bool:
     """Say whether the search is the preview tool, which costs some models more."""
     return any(
-        str(get(tool, "type")).startswith("web_search_preview") for tool in items(get(body, "tools"))
+        str(get(tool, "type")).startswith("web_search_preview")
+        for tool in items(get(body, "tools"))
     )
 
 

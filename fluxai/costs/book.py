@@ -264,7 +264,9 @@ class PriceBook:
                 rates = in_force(line["prices"], at_us)
                 for kind in ("input", "output"):
                     rate = rates.get(kind, 0)
-                    most = rate if type(rate) is int else max(rate[0], *(step[1] for step in rate[1:]))
+                    most = (
+                        rate if type(rate) is int else max(rate[0], *(step[1] for step in rate[1:]))
+                    )
                     found[kind] = max(found.get(kind, 0), most)
         return found if all(found.values()) and found else None
 

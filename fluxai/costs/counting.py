@@ -33,9 +33,9 @@ class TokenCount(NamedTuple):
     Attributes:
         expected: The most likely number.
         upper: A number that few requests exceed: what to hold.
-        method: `exact` (as given), `encoder` (a tokenizer), `heuristic` (classes of bytes), `learned`
-            (corrected by what calls with the same tools were billed) or `continued` (what the same
-            conversation was billed last, and its new messages).
+        method: `exact` (as given), `encoder` (a tokenizer), `heuristic` (classes of bytes),
+            `learned` (corrected by what calls with the same tools were billed) or `continued`
+            (what the same conversation was billed last, and its new messages).
         confidence: `high`, `medium` or `low`.
     """
 
@@ -300,9 +300,7 @@ def measured_by(encoder: Encoder | None) -> Callable[[str], float]:
     return measure
 
 
-def weigh(
-    message: object, framing: Framing, measure: Callable[[str], float]
-) -> tuple[float, int]:
+def weigh(message: object, framing: Framing, measure: Callable[[str], float]) -> tuple[float, int]:
     """Return the tokens of one message, and how many files it has besides."""
     if type(message) is str:
         return framing.text * measure(message) + framing.message, 0

@@ -43,7 +43,12 @@ def quick_usage(response: dict[str, Any]) -> tuple[str, Usage] | None:
     shown = response.get("usage")
     model = response.get("model")
     tier = response.get("service_tier")
-    if type(shown) is not dict or type(model) is not str or not model or tier not in (None, "default"):
+    if (
+        type(shown) is not dict
+        or type(model) is not str
+        or not model
+        or tier not in (None, "default")
+    ):
         return None
     entering = shown.get("prompt_tokens")
     leaving = shown.get("completion_tokens")

@@ -53,7 +53,7 @@ class ModelRegistry:
         """Return the registry of one tenant: this one, and what is put into it on top.
 
         Cheap: it shares the price table and all models of this registry, those put later too. What
-        is put into it holds for that tenant alone: negotiated prices, deployments, models of theirs.
+        is put into it holds for that tenant alone: negotiated prices, deployments, own models.
         """
         found = self._tenants.get(tenant)
         if found is None:

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
 
-from fluxai.core.decisions import Approval, Reservation, UsageEvent
+from fluxai.core.decisions import Approval, Reservation, UsageEvent, measured
 from fluxai.core.ledger import Candidate, CounterKey, Need, Plan, Subject
+from fluxai.core.windows import from_us
 
 #: A version of the rules: (that of every tenant, that of this one).
 Version = tuple[int, int]
@@ -181,16 +184,71 @@ class Alert:
 
     Attributes:
         share: The share as the policy gives it, `"0.8"`.
-        limit, committed: In the measure's unit (nano-USD for `cost`).
+        key: Which counter; `scope`, `scope_id` and `measure` are read from it.
+        limit_units, committed_units: As the ledger counts: nano-USD for `cost`, else a count.
     """
 
     tenant: str
     policy_id: str
     key: CounterKey
     share: str
-    limit: int
-    committed: int
+    limit_units: int
+    committed_units: int
     at_us: int
+
+    @property
+    def scope(self) -> str:
+        """`tenant`, `user`, `tool` or `label`."""
+        return self.key.scope
+
+    @property
+    def scope_id(self) -> str | None:
+        """Whose account it is; None for the tenant's own."""
+        return None if self.key.scope == "tenant" else self.key.value
+
+    @property
+    def measure(self) -> str:
+        """`cost`, `tokens`, `requests` or `concurrent`."""
+        return "concurrent" if self.key.kind == "concurrent" else self.key.measure
+
+    @property
+    def limit(self) -> Decimal | int:
+        """USD for the measure `cost`, a count otherwise."""
+        return measured(self.limit_units, self.measure)
+
+    @property
+    def committed(self) -> Decimal | int:
+        """Settled and reserved together: USD for the measure `cost`, a count otherwise."""
+        return measured(self.committed_units, self.measure)
+
+    @property
+    def at(self) -> datetime:
+        """When it was crossed, aware UTC."""
+        return from_us(self.at_us)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The alert, JSON-ready."""
+        counted = self.measure == "cost"
+        return {
+            "tenant": self.tenant,
+            "policy_id": self.policy_id,
+            "scope": self.scope,
+            "scope_id": self.scope_id,
+            "measure": self.measure,
+            "window": self.key.kind.partition(":")[0],
+            "share": self.share,
+            "limit": str(self.limit) if counted else self.limit,
+            "committed": str(self.committed) if counted else self.committed,
+            "at": self.at.isoformat(),
+        }
+
+    def __str__(self) -> str:
+        """Say it in one sentence."""
+        whose = self.scope if self.scope_id is None else f"{self.scope} {self.scope_id!r}"
+        return (
+            f"the {whose} of tenant {self.tenant!r} has reached {self.share} of its limit: "
+            f"{self.committed} of {self.limit} ({self.measure}, policy {self.policy_id})"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

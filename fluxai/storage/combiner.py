@@ -273,6 +273,6 @@ def _reset_after_fork(combiner: Combiner[Any, Any]) -> None:
     def reset() -> None:
         alive = reference()
         if alive is not None:
-            alive._reset()  # noqa: SLF001 -- our own
+            alive._reset()
 
     os.register_at_fork(after_in_child=reset)

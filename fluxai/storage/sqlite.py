@@ -152,7 +152,7 @@ class SqliteStorage:
 
     def expire(self, at_us: int, *, limit: int, on_expiry: str = "release") -> Overdue:
         """End overdue reservations, oldest first."""
-        with self._writing() as book:
+        with self._item_faults(), self._writing() as book:
             return book.expire(at_us, limit, on_expiry)
 
     def _together(self, items: Sequence[_Item]) -> list[Any]:
@@ -224,7 +224,7 @@ class SqliteStorage:
         """Let an item that the database can't take leave as `StorageError`."""
         try:
             yield
-        except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
             raise self._file.fault(error) from error
 
     # -- records ----------------------------------------------------------------------------
@@ -242,7 +242,7 @@ class SqliteStorage:
             StorageError: The rules are not at `expected_version` any more.
         """
         scopes = sorted({change.scope for change in changes})
-        with self._writing() as book:
+        with self._item_faults(), self._writing() as book:
             for scope in scopes:
                 if scope != "*" and expected_version not in (None, book.version(scope)):
                     raise StorageError("the rules changed meanwhile; read them again and retry")
@@ -289,8 +289,13 @@ class SqliteStorage:
     @contextmanager
     def _reading(self) -> Iterator[SqliteBook]:
         """Open the book on one snapshot, to look only."""
-        with self._file.reading() as connection:
+        with self._snapshot() as connection:
             yield SqliteBook(connection, Resident(connection), read_only=True)
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection]:
+        with self._item_faults(), self._file.reading() as connection:
+            yield connection
 
     def find(self, tenant: str | None, uid: int) -> Reservation | None:
         """Read one reservation."""
@@ -352,7 +357,7 @@ class SqliteStorage:
         else:
             edges = [(start_us, end_us)]
         rows = []
-        with self._file.reading() as connection:
+        with self._snapshot() as connection:
             if first < last:
                 rows += connection.execute(
                     self._sql["usage_of_days"], (tenant, first, last)
@@ -366,7 +371,7 @@ class SqliteStorage:
 
     def verify(self) -> LedgerReport:
         """Compare every counter and daily sum with the events and open reservations."""
-        with self._file.reading() as connection:
+        with self._snapshot() as connection:
             return verify(connection)
 
     def outbox(self, *, after: int = 0, limit: int = 100) -> list[tuple[int, Alert]]:
@@ -383,7 +388,7 @@ class SqliteStorage:
         self._file.close()
 
     def _rows(self, name: str, *values: object) -> list[Row]:
-        with self._file.reading() as connection:
+        with self._snapshot() as connection:
             return connection.execute(self._sql[name], values).fetchall()
 
 
@@ -394,7 +399,7 @@ def _weakly(storage: SqliteStorage) -> Callable[[Sequence[_Item]], list[Any]]:
     def carry_out(items: Sequence[_Item]) -> list[Any]:
         alive = reference()
         assert alive is not None  # noqa: S101 -- the caller is inside one of its methods
-        return alive._carry_out(items)  # noqa: SLF001 -- our own
+        return alive._carry_out(items)
 
     return carry_out
 

@@ -50,6 +50,7 @@ WAL_BYTES_KEPT = 64 * 1024 * 1024
 WRITER_CACHE_KB = 16_000
 READERS_KEPT = 8
 READERS_MAX = 64
+BUSY_TIMEOUT_MAX_S = 3_600
 LOCK_POLL_S = 0.000_5
 
 
@@ -76,6 +77,15 @@ class SqliteFile:
             least = ".".join(map(str, SQLITE_LEAST))
             raise ConfigurationError(
                 f"SQLite {sqlite3.sqlite_version} is too old; {least} or newer is needed"
+            )
+        if (
+            isinstance(busy_timeout_s, bool)
+            or not isinstance(busy_timeout_s, (int, float))
+            or not (0 <= busy_timeout_s <= BUSY_TIMEOUT_MAX_S)
+        ):
+            raise ConfigurationError(
+                f"busy_timeout_s: must be seconds from 0 to {BUSY_TIMEOUT_MAX_S:,}, got "
+                f"{busy_timeout_s!r:.40}"
             )
         self.path = path_of(url)
         self.busy_timeout_s = busy_timeout_s
@@ -334,8 +344,9 @@ class SqliteFile:
     # open while a process forks.
 
     def _before_fork(self) -> None:
-        # The time-out is for a fork in a signal handler, which may have interrupted its own thread.
-        self._alone = self._exclude_all(timeout_s=self.busy_timeout_s + 5)
+        # A verb may wait for two locks in turn. Longer than that takes only a fork in a signal
+        # handler, which has interrupted a verb of its own thread.
+        self._alone = self._exclude_all(timeout_s=3 * self.busy_timeout_s)
         if self._alone:
             self._held.let_go()
 

@@ -74,7 +74,7 @@ def explain(reservation: Reservation, plan: str | None, judged: str) -> None:
     """
     numbers = json.loads(judged)
     if plan is None:
-        reservation._view = numbers  # noqa: SLF001 -- a part of the value; only its name is private
+        reservation._view = numbers
         return
     candidates = json.loads(plan)
     steps = tuple(_step_of(reservation.subject, candidates, step) for step in numbers)

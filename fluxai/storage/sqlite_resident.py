@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 COUNTERS_RESIDENT_MAX = 20_000
 PLANS_RESIDENT_MAX = 100_000
+TENANTS_RESIDENT_MAX = 100_000
 FIRED_REMEMBERED_MAX = 10_000
 
 _Fired = tuple[CounterKey, str, str]
@@ -60,6 +61,7 @@ class Resident:
             and self.commits == commits
             and len(self.counters) < COUNTERS_RESIDENT_MAX
             and len(self.plans) < PLANS_RESIDENT_MAX
+            and len(self.versions) < TENANTS_RESIDENT_MAX
             and len(self.fired) < FIRED_REMEMBERED_MAX
         )
 

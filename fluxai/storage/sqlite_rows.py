@@ -109,7 +109,7 @@ def reservation_row(reservation: Reservation, counters: str, plan: int | None, j
         *amounts,
         reservation.output_tokens,
         encode(reservation.need),
-        reservation._method,  # noqa: SLF001 -- a part of the value; only its name is private
+        reservation._method,
         None if extra is None else extra.key,
         None if extra is None else extra.digest,
         int(extra is not None and extra.approval is not None),
@@ -313,8 +313,8 @@ def alert_row(alert: Alert) -> Row:
         *alert.key,
         alert.policy_id,
         alert.share,
-        alert.limit,
-        alert.committed,
+        alert.limit_units,
+        alert.committed_units,
         alert.at_us,
     )
 

@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Callable
 
-from tests.benchmarks import imports, memory, sqlite, usage
+from tests.benchmarks import costs, imports, memory, sqlite, usage
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "pairs": memory.pairs,
@@ -16,6 +16,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "sqlite": sqlite.group_commit,
     "imports": imports.cpu,
     "usage": usage.month,
+    "costs": costs.prices,
 }
 
 

@@ -99,10 +99,12 @@ class BrokenStorage(MemoryStorage):
     def __init__(self, *, spool_path: Path | None = None) -> None:
         super().__init__()
         self.down = False
+        self.answers_left = 1_000_000
         self.spool_path = spool_path
 
     def _reach(self) -> None:
-        if self.down:
+        self.answers_left -= 1
+        if self.down or self.answers_left < 0:
             raise StorageError("the store is out of reach") from OSError("no route")
 
     def reserve_one(self, ask: Any) -> Any:

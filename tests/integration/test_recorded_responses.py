@@ -1,17 +1,15 @@
 """Recorded responses of real providers: read without loss, and priced as they were billed.
 
 The recordings carry what a price library answered for each. That is a second opinion, not truth:
-where ours differs, `CAUSES` names why, and a difference without a cause fails.
+where ours differs, `tests.measure.agreement` names why, and a difference without a cause fails.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -21,101 +19,9 @@ from google.genai.types import GenerateContentResponse
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
-from fluxai.core.errors import UnknownModel
 from fluxai.core.usage import Usage
-from fluxai.costs import Cost, CostEstimator
-
-Record = Mapping[str, Any]
-
-#: When the second opinion's present-day prices were taken.
-NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-#: The rounding up of ours, and a little room for the opinion's own.
-TOLERANCE = Decimal("0.0005")
-
-
-def body(record: Record) -> Any:
-    """Return what an application would have in hand: the JSON, or the stream's chunks."""
-    if record.get("response") is not None:
-        return record["response"]
-    chunks = {chunk["i"]: chunk["data"] for chunk in (record.get("stream") or {}).get("chunks", ())}
-    return [chunks[index] for index in sorted(chunks)]
-
-
-def model_asked_for(record: Record) -> str | None:
-    """Return the model of the request, from its body or its address."""
-    if record["model_requested"]:
-        return str(record["model_requested"])
-    path = urllib.parse.unquote(record["endpoint"])
-    found = (
-        re.search(r"/model/(.+?)/(?:converse|invoke)", path)
-        or re.search(r"models/([^:/]+):", path)
-        or re.search(r"deployments/([^/]+)/", path)
-    )
-    return found and found[1]
-
-
-def price(record: Record, at: datetime | None = NOW) -> Cost | None:
-    """Return the cost, or `None` where no price is known."""
-    try:
-        return ESTIMATOR.cost(
-            body(record), record["provider"], model=model_asked_for(record), at=at
-        )
-    except UnknownModel:
-        return None
-
-
-ESTIMATOR = CostEstimator()
-
-
-def recorded_at(record: Record) -> datetime | None:
-    """Return when the response was recorded."""
-    stamp = record.get("timestamp")
-    return datetime.fromisoformat(stamp) if stamp else None
-
-
-def _text(record: Record) -> str:
-    return json.dumps(body(record))
-
-
-#: Why a cost may differ from the second opinion, in the order in which causes are tried.
-CAUSES: dict[str, Callable[[Record, Cost], object]] = {
-    # Known to be wrong in the second opinion.
-    "the service tier is left out there": lambda r, _: re.search(
-        r'"service_tier": "(?:flex|priority|batch)"', _text(r)
-    ),
-    "Anthropic's iterations are left out there": lambda _, c: "iterations" in c.flags,
-    "Perplexity's fee is that of the largest search there": lambda r, _: (
-        r["provider"] == "perplexity"
-    ),
-    "mistral-large-latest has an old price there": lambda _, c: c.model == "mistral-large-latest",
-    "deepseek-chat and -reasoner have old prices there": lambda _, c: (
-        c.model in {"deepseek-chat", "deepseek-reasoner"}
-    ),
-    "the provider's own cost counts more than a list price": lambda _, c: (
-        "provider_cost" in c.flags
-    ),
-    "server-side tools are left out there": lambda _, c: any(
-        kind in c.usage.requests
-        for kind in ("web_search", "file_search", "x_search", "code_execution", "attachment_search")
-    ),
-    "images of a hosted tool are left out there": lambda _, c: any(
-        kind.startswith("image_") for kind in c.usage.requests
-    ),
-    "only the image tool's usage was read there": lambda r, _: str(r["usage_path"]).endswith(
-        "tool_usage.image_gen"
-    ),
-    "a loop of searches is not one large request": lambda _, c: "search_loop" in c.flags,
-    "cached tokens are stated under another name": lambda r, c: (
-        "num_cached_tokens" in _text(r) and c.usage.cache_read
-    ),
-    "seconds of audio are left out there": lambda _, c: c.usage.seconds,
-    "audio is priced as text there": lambda _, c: (
-        str(c.model).endswith("audio-preview") and c.usage.audio_in
-    ),
-    "modalities are stated under another name": lambda r, _: "promptTokenDetails" in _text(r),
-    "a missing price is zero there": lambda _, c: c.model == "qwen-3-coder-480b",
-    "the router's provider is not told": lambda _, c: "provider_guessed" in c.flags,
-}
+from tests.measure.agreement import NOW, agrees, cause_of, price, recorded_at
+from tests.measure.records import Record, body
 
 
 def compare(
@@ -131,12 +37,10 @@ def compare(
             continue
         wanted = Decimal(stated)
         cost = price(record, at(record))
-        if cost is not None and abs(cost.total - wanted) <= max(
-            Decimal("1.1e-9"), wanted * TOLERANCE
-        ):
+        if agrees(cost, wanted):
             agreeing += 1
             continue
-        cause = cost and next((c for c, holds in CAUSES.items() if holds(record, cost)), None)
+        cause = cause_of(record, cost)
         if cause:
             causes[cause] += 1
         else:
@@ -256,9 +160,12 @@ def test_cost_at_the_time_agrees(recorded_responses: tuple[Record, ...]) -> None
     assert agreeing > 1_900
 
 
-def test_cost_at_the_tier_agrees(recorded_responses: tuple[Record, ...]) -> None:
-    """Flex, priority and batch prices are those of the second opinion."""
-    agreeing, causes, unexplained = compare(recorded_responses, "cost_with_tier", lambda _: NOW)
+@pytest.mark.parametrize("at", [lambda _: NOW, recorded_at], ids=["now", "then"])
+def test_cost_at_the_tier_agrees(
+    recorded_responses: tuple[Record, ...], at: Callable[[Record], datetime | None]
+) -> None:
+    """Flex, priority and batch prices are those of the second opinion, also before it had them."""
+    agreeing, causes, unexplained = compare(recorded_responses, "cost_with_tier", at)
     assert unexplained == []
     assert not causes
     assert agreeing > 40

@@ -235,6 +235,26 @@ def test_another_programs_lock_is_waited_for_only_so_long(
     assert answer.allowed
 
 
+def test_a_file_that_cannot_be_tidied_up_harms_no_verb(
+    store: SqliteStorage, path: Path, maker: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was acknowledged stays so; the failure is counted, logged, and tried again later."""
+    ask = maker.ask(plan_for([Limit(amount=USD)]))
+    assert isinstance(store.reserve_one(ask), Reservation)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    store._rows_untidy = 1_000_000
+    store._tidy()
+    other.execute("ROLLBACK")
+    other.close()
+    assert store.tidying_errors == 1
+    assert "could not be tidied up" in caplog.text
+    store._rows_untidy = 1_000_000
+    store._tidy()
+    assert store.tidying_errors == 1
+    assert store.verify().ok
+
+
 def test_another_stores_turn_is_waited_for_only_so_long(
     store: SqliteStorage, path: Path, maker: Maker
 ) -> None:
@@ -304,6 +324,19 @@ def test_an_item_that_no_file_could_hold_fails_alone(store: SqliteStorage, maker
     assert store.reservations() == []
     assert store.verify().ok
     assert isinstance(store.reserve_one(good), Reservation)
+    assert store.verify().ok
+
+
+def test_odd_questions_have_storage_errors_for_answers(store: SqliteStorage) -> None:
+    """Reading by what no file could hold raises the one error that stores raise."""
+    for ask in (
+        lambda: store.version("\ud800"),
+        lambda: store.events(tenant="\ud800"),
+        lambda: store.usage("acme", -(1 << 80), 1 << 80),
+        lambda: store.expire(1 << 80, limit=1),
+    ):
+        with pytest.raises(StorageError, match=r"ledger\.db"):
+            ask()
     assert store.verify().ok
 
 

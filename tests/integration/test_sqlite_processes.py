@@ -110,6 +110,24 @@ for thread in threads:
     thread.join()
 """
 
+FORKED_INSIDE = """
+impatient = SqliteStorage(sys.argv[1], busy_timeout_s=0.05)
+plan = plan_for([Limit(amount=USD)])
+say("kept", impatient.reserve_one(maker.ask(plan)).id)
+with impatient._file.writing():
+    # As a signal handler might do that interrupts a verb.
+    child = os.fork()
+    if child == 0:
+        try:
+            impatient.reserve_one(maker.ask(plan))
+        except Exception as error:
+            os._exit(0 if "forked while" in str(error) else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+say("kept", impatient.reserve_one(maker.ask(plan)).id)
+impatient.close()
+"""
+
 LEAVING = """
 plan = plan_for([Limit(amount=1000 * USD)])
 acknowledged = threading.Semaphore(0)
@@ -228,6 +246,15 @@ def test_a_process_may_fork_while_its_threads_are_at_work(store: SqliteStorage) 
     kept = {uuid_int(line.split()[1]) for line in lines}
     assert kept == {found.uid for found in store.reservations(limit=1_000_000)}
     assert len(kept) == len(lines) >= 10
+    assert store.verify().ok
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+def test_a_child_forked_in_the_middle_of_a_verb_is_refused(store: SqliteStorage) -> None:
+    """Where a fork could not wait, the child is told, rather than let loose on shared locks."""
+    kept = {uuid_int(line.split()[1]) for line in said(start(store, FORKED_INSIDE))}
+    assert kept == {found.uid for found in store.reservations()}
+    assert len(kept) == 2
     assert store.verify().ok
 
 

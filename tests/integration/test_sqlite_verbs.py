@@ -25,10 +25,12 @@ from fluxai.storage.base import (
     NeedPlan,
     Reject,
     Release,
+    Settle,
     Stale,
     Unknown,
 )
 from fluxai.storage.sqlite import ROWS_PER_TIDYING, SqliteStorage
+from fluxai.storage.sqlite_rows import with_outcome_text
 from tests.unit.storage.making import CENT, NOON_US, TTL_US, USD, Limit, Maker, plan_for
 
 if TYPE_CHECKING:
@@ -79,6 +81,10 @@ def hold(store: SqliteStorage, maker: Maker, plan: Plan, cost: int = CENT, **mor
     answer = store.reserve_one(maker.ask(plan, cost, **more))
     assert isinstance(answer, Reservation)
     return answer
+
+
+def _with_outcome_text(item: Settle) -> Settle:
+    return item._replace(event=with_outcome_text(item.event))
 
 
 def sums(store: SqliteStorage, plan: Plan, at_us: int = NOON_US) -> list[tuple[int, int]]:
@@ -160,6 +166,34 @@ def test_repeats_are_recognised_from_another_process(
     assert other.resolve_one(maker.record(plan, "r")).seq == recorded.seq
     assert isinstance(other.resolve_one(maker.record(plan, "r", 5)), Conflict)
     assert len(store.events()) == 2
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_settlement_brings_a_lost_reservation_along(
+    store: SqliteStorage, tmp_path: Path, maker: Maker, *, as_text: bool
+) -> None:
+    """Money that was charged is recorded where its reservation is unknown, explained as before."""
+    elsewhere = SqliteStorage(tmp_path / "elsewhere.db")
+    elsewhere.migrate()
+    plan = plan_for([Limit(amount=USD), Limit(amount=5, scope="user")], labels=RUN)
+    plan.candidates[0].checks[1].limit = USD
+    held = hold(elsewhere, maker, plan, 3 * CENT, key="k", digest="d")
+    elsewhere.close()
+    known = Reservation.from_json(held.to_json()) if as_text else held
+    item = maker.settle(known, 2 * CENT)
+    assert isinstance(store.resolve_one(item), NeedPlan)
+    # After another call in the same batch, whose plan must not be taken for its own.
+    other = plan_for([Limit(amount=7 * USD, scope="user", kind="total")], user="bob")
+    store._carry_out([maker.ask(other), _with_outcome_text(item._replace(plan=plan))])
+    found = store.find("acme", held.uid)
+    assert found is not None
+    assert found.event is not None
+    assert (found.state, found.event.flags) == ("settled", ("late",))
+    assert found.looked_at == held.looked_at
+    assert sums(store, plan) == [(2 * CENT, CENT), (2 * CENT, 0)]
+    assert isinstance(store.resolve_one(maker.settle(known, 3 * CENT)), Conflict)
+    by_id = maker.settle(known, by_id=True)._replace(uid=5)
+    assert store.resolve_one(by_id) == Unknown("reservation", 5)
 
 
 def test_a_key_is_forgotten_a_day_after_it_was_resolved(
@@ -260,7 +294,7 @@ def test_alerts_are_raised_once_across_processes(
     first, second = other.outbox()
     assert (first[1].share, second[1].share) == ("0.5", "0.8")
     assert first[1] == other.notices.alerts[0]
-    assert second[1].committed == 91 * CENT
+    assert second[1].committed_units == 91 * CENT
     assert other.outbox(after=first[0], limit=5) == [second]
 
 

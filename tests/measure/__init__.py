@@ -1,1 +1,1 @@
-"""How good costs and estimates are, held against recorded responses: `python -m tests.measure.costs`."""
+"""How good figures are, held against recorded responses: `python -m tests.measure.costs`."""

@@ -90,13 +90,15 @@ _SCHEMA = re.compile(
     r'|"format"|responseMimeType|structured-outputs'
 )
 _FILE = re.compile(r"\bfile[-_][A-Za-z0-9-]{12,}|https?://\S+\.(?:pdf|png|jpe?g|mp3|mp4|wav)\b")
-_CALLS = re.compile(r'"(?:tool_calls|function_call|functionCall|toolUse)": *[\[{]|"type": "tool_use"')
+_CALLS = re.compile(
+    r'"(?:tool_calls|function_call|functionCall|toolUse)": *[\[{]|"type": "tool_use"'
+)
 _STATE = re.compile(r'"(?:conversation|prompt|context_management)": *\{|"type": "compaction"')
 _SERVER = re.compile(
     r'"type": "(?:mcp_|server_tool_use|web_search_call|file_search_call|code_interpreter_call)'
     r'|"executed_tools"|"groundingMetadata"|"executableCode"'
 )
-#: How providers write tools that the caller runs. Anthropic's have no type, so their fields are kept.
+#: How providers write tools that the caller runs. Anthropic's have no type: a field stands for it.
 _PLAIN_TOOLS = {"function", "name", "description", "toolSpec"}
 _DEFERRED = re.compile(r'"defer_loading": true|"type": "tool_search')
 _THINKS = re.compile(r'"(?:thinking|reasoning_config)": \{|"reasoning": \{')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from fluxai.core.usage import Usage
@@ -47,8 +48,8 @@ class Alerts(Case):
         for units in (4, 1, 6, 1, 5):
             dimes(governor, units)
         assert said(alerts) == [("limit", "0.5"), ("limit", "1.2")]
-        assert [alert.committed for alert in alerts] == [500_000_000, 1_200_000_000]
-        assert {alert.limit for alert in alerts} == {1_000_000_000}
+        assert [alert.committed for alert in alerts] == [Decimal("0.50"), Decimal("1.20")]
+        assert {alert.limit for alert in alerts} == {Decimal(1)}
 
     def test_every_way_to_spend_is_watched(self, governor: Governor, alerts: list[Any]) -> None:
         """Overruns, late settlements, corrections, records and adjustments are announced too."""

@@ -63,7 +63,9 @@ def test_prices_in_force_are_the_sources(entry: Any, at: datetime, tier: str | N
     starts = [when[1] for label, when, _ in line.get("variants", ()) if label == tier and when]
     found = PriceBook()._rates((provider.id, line, False), at_us, tier)
     if starts and at_us < min(starts):
-        assert found.tier == tier  # see test_price_book: the first known price of a tier holds before
+        assert (
+            found.tier == tier
+        )  # see test_price_book: the first known price of a tier holds before
         return
     for key, price in vars(prices).items():
         kind, per = KINDS[key]

@@ -76,3 +76,10 @@ def test_what_is_no_store_and_no_option_is_refused() -> None:
         open_storage("sqlite:///file.db", pool_size=3)
     with pytest.raises(ConfigurationError, match="open already"):
         open_storage(MemoryStorage(), memory_events=3)
+
+
+@pytest.mark.parametrize("seconds", [-1, 1e9, float("nan"), "5", None, True])
+def test_a_time_out_that_makes_no_sense_is_refused(seconds: object) -> None:
+    """The time to wait for another program is a number of seconds, up to an hour."""
+    with pytest.raises(ConfigurationError, match="busy_timeout_s: must be seconds"):
+        open_storage("sqlite:///file.db", busy_timeout_s=seconds)
