@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from fluxai.costs import Cost, CostEstimator
     from fluxai.governor import Governor
     from fluxai.models import Model, ModelRegistry
-    from fluxai.policy.engine import PolicyEngine
+    from fluxai.policy.engine import PolicyEngine, PolicyRequest
     from fluxai.policy.records import Grant, Policy, Tenant, Tool, User
     from fluxai.storage.base import Alert, LedgerReport, Storage
 
@@ -73,6 +73,7 @@ _HOMES = {
     "Policy": "fluxai.policy.records",
     "PolicyDenied": "fluxai.core.errors",
     "PolicyEngine": "fluxai.policy.engine",
+    "PolicyRequest": "fluxai.policy.engine",
     "Reason": "fluxai.core.decisions",
     "Refused": "fluxai.core.errors",
     "Reservation": "fluxai.core.decisions",
@@ -118,6 +119,7 @@ __all__ = [
     "Policy",
     "PolicyDenied",
     "PolicyEngine",
+    "PolicyRequest",
     "Reason",
     "Refused",
     "Reservation",

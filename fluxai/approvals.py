@@ -1,7 +1,5 @@
 """Approvals: calls that wait for a human, and the answers they get."""
 
-# ruff: noqa: SLF001 -- part of the governor, in a file of its own
-
 from __future__ import annotations
 
 import threading

@@ -603,9 +603,7 @@ class Governor:
             plan = self.planner.compile(plan.subject, at_us, plan.origin)
         needs, method = self.planner.needs(
             plan,
-            Request(
-                model is None, prompt, messages, tools, input_tokens, max_output_tokens, units
-            ),
+            Request(model is None, prompt, messages, tools, input_tokens, max_output_tokens, units),
         )
         keys = dict(key for candidate in plan.candidates for key in candidate.keys)
         balances = self.storage.balances(list(keys.items()), at_us)
@@ -671,9 +669,7 @@ class Governor:
         return answer
 
     def _settled_otherwise(self, item: Settle, answer: Any) -> Settlement:
-        settled: Settlement = (
-            answer if type(answer) is UsageEvent else self._retried(item, answer)
-        )
+        settled: Settlement = answer if type(answer) is UsageEvent else self._retried(item, answer)
         return settled
 
     def _settle(self, known: Reservation, event: UsageEvent, *, lost_ok: bool) -> Settlement:
@@ -698,7 +694,8 @@ class Governor:
             self._keep(item, known, error)
         if self._alerts:
             self._announce()
-        return answer
+        settled: Settlement = answer
+        return settled
 
     def _found(self, reservation: Any, tenant: str | None) -> Reservation:
         if not isinstance(reservation, str):
@@ -873,7 +870,7 @@ class Governor:
         event = self._pricer.recorded(
             id,
             subject,
-            self.planner.catalog,
+            self.planner.catalog if tool is None else self.planner.fresh_catalog(),
             response=response,
             usage=usage,
             cost=cost,
@@ -1089,9 +1086,7 @@ class Governor:
         """List reservations, newest first."""
         if state is not None:
             one_of("state", state, ("pending", "reserved", "settled", "released", "expired"))
-        return self.storage.reservations(
-            state=state, tenant=tenant, limit=count("limit", limit, 1)
-        )
+        return self.storage.reservations(state=state, tenant=tenant, limit=count("limit", limit, 1))
 
     def explain(self, decision: Decision | str, *, tenant: str | None = None) -> Decision:
         """Return a decision with every policy that was looked at (`looked_at`), in order.
@@ -1149,7 +1144,7 @@ class Governor:
         its lock: then the verb waits until the one under way is done.
         """
         # The one way to see who is interrupted.
-        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
+        frame: FrameType | None = sys._getframe(1)
         while frame is not None:
             module = frame.f_globals.get("__name__", "")
             if module.startswith(_LOCKING) or (
@@ -1266,4 +1261,3 @@ def _raise_refusal(answer: Any) -> NoReturn:
             raise ApprovalConflict(answer.message)
         raise kind(answer.message)
     raise StorageError(f"the store answered {answer!r}")
-

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fluxai.arguments import check_tenant, check_text
 from fluxai.context import BUDGET_LABEL, NOWHERE, Surroundings, label_pairs, same_payer
-from fluxai.core.errors import InvalidRequest, NotFound, StorageError
+from fluxai.core.errors import InvalidRequest, NotFound, StorageError, UnknownModel
 from fluxai.core.ledger import NEVER, Candidate, Need, Plan, Subject
 from fluxai.policy.catalog import ToolCatalog
 from fluxai.policy.compile import Extra, RuleIndex, RuleSet, compile_plan
@@ -143,7 +143,14 @@ class Planner:
                 raise
             rules, user = _no_rules(subject.tenant), None
         tool, by_unit, fixed_tool, limits = origin
-        priced = self._catalog.tool(tool) if by_unit else self._catalog.priced(tool, at_us)
+        try:
+            priced = self._catalog.tool(tool) if by_unit else self._catalog.priced(tool, at_us)
+        except (UnknownModel, NotFound):
+            if self._storage.version(subject.tenant)[0] == self._catalog_version:
+                raise
+            # Somebody else has put records meanwhile; it may be one of them.
+            self.fresh_catalog()
+            return self.compile(subject, at_us, origin)
         plan = compile_plan(
             rules,
             subject,
@@ -197,6 +204,10 @@ class Planner:
     def rule_set(self, tenant: str) -> RuleSet:
         """Return a tenant's rules. Raises `NotFound` where it should be registered and is not."""
         found = self._rule_set(tenant)
+        if self.registered and not found.registered:
+            # Somebody else may have registered it meanwhile.
+            self._rules.pop(tenant, None)
+            found = self._rule_set(tenant)
         if self.registered and not found.registered:
             raise NotFound(
                 f"tenant: {tenant!r} is not registered; add it with "
@@ -281,7 +292,7 @@ class Planner:
         first = ask.needs[0]
         assert first is not None  # noqa: S101 -- the requested tool always has a need
         units = None
-        if ask.reservation._method == "units":  # noqa: SLF001 -- says what the need is of
+        if ask.reservation._method == "units":
             units = units_of(plan.candidates[0], first, catalog)
         needs = [need_again(found, first, units, self._catalog) for found in fresh.candidates]
         return Ask(ask.reservation, fresh, tuple(needs), ask.approval_expires_us)

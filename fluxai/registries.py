@@ -1,7 +1,5 @@
 """The governor's registries: records that people put, kept in the store."""
 
-# ruff: noqa: SLF001 -- part of the governor, in a file of its own
-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence

@@ -3,8 +3,6 @@
 Given are a response, a usage, or a cost; where there is none of them, an estimate that says so.
 """
 
-# ruff: noqa: SLF001 -- how a reservation was counted is nobody else's business
-
 from __future__ import annotations
 
 from datetime import datetime

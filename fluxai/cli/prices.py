@@ -186,6 +186,11 @@ def _usd(rate: int, units: int = 1) -> Decimal:
     return Decimal(rate).scaleb(-15) * units
 
 
+def _plain(rate: int, units: int = 1) -> str:
+    """Write the same exactly, as `--json` does."""
+    return f"{_usd(rate, units).normalize():f}"
+
+
 def _steps(rates: Rates) -> Sequence[Step]:
     return (rates.base, *rates.steps)
 
@@ -204,10 +209,10 @@ def _model_row(rates: Rates, at: datetime) -> dict[str, Any]:
         "max_output": rates.max_output,
         "per_million_tokens": [
             {"over_input_tokens": step.start}
-            | {kind: f"{_usd(getattr(step, kind), 1_000_000):f}" for kind in TOKEN_KINDS}
+            | {kind: _plain(getattr(step, kind), 1_000_000) for kind in TOKEN_KINDS}
             for step in _steps(rates)
         ],
-        "fees": {kind: f"{_usd(rate):f}" for kind, rate in rates.fees.items()},
+        "fees": {kind: _plain(rate) for kind, rate in rates.fees.items()},
     }
 
 
@@ -233,7 +238,7 @@ def _model_section(rates: Rates) -> Section:
         blocks.append(Table(columns, rows))
     if rates.fees:
         fees = [
-            (kind, f"${_usd(rate, 1_000_000 if kind == 'characters' else 1).normalize():f}")
+            (kind, f"${_plain(rate, 1_000_000 if kind == 'characters' else 1)}")
             for kind, rate in rates.fees.items()
         ]
         named = [
@@ -268,7 +273,7 @@ def _provider(table: PriceTable, name: str, at_us: int, about: dict[str, Any]) -
         document.append(
             {"id": line["id"]}
             | {
-                kind: None if base is None else f"{_usd(base, 1_000_000):f}"
+                kind: None if base is None else _plain(base, 1_000_000)
                 for kind, base in zip(("input", "output"), bases, strict=True)
             }
         )
@@ -299,8 +304,8 @@ def _rows(found: list[Change]) -> list[dict[str, Any]]:
             "provider": change.provider,
             "model": change.model,
             "kind": change.kind,
-            "before": None if change.before is None else f"{_usd(change.before, 1_000_000):f}",
-            "after": None if change.after is None else f"{_usd(change.after, 1_000_000):f}",
+            "before": None if change.before is None else _plain(change.before, 1_000_000),
+            "after": None if change.after is None else _plain(change.after, 1_000_000),
         }
         for change in found
     ]

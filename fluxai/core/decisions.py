@@ -260,7 +260,11 @@ class Decision:
         if self._view is not None:
             seen = self._view["estimate"]
             return Estimate(
-                **{**seen, "expected": Decimal(seen["expected"]), "highest": Decimal(seen["highest"])}
+                **{
+                    **seen,
+                    "expected": Decimal(seen["expected"]),
+                    "highest": Decimal(seen["highest"]),
+                }
             )
         return Estimate(
             expected=to_decimal(self.expected_nanousd),
@@ -307,7 +311,7 @@ class Decision:
             left = self._view["remaining"]
             return None if left is None else Decimal(left)
         step = self.steps[-1]
-        held = step.amounts[COST] if self.decision not in ("denied",) else 0
+        held = step.amounts[COST] if self.decision != "denied" else 0
         rooms = [
             check.limit - step.committed[check.slot] - held
             for check in self.candidate.checks
@@ -322,9 +326,7 @@ class Decision:
             return tuple(_reason_from(row) for row in self._view["reasons"])
         if self.verdict is None:
             return ()
-        found = [
-            reason_of(step, check) for step in self.verdict.steps for check in step.crossed
-        ]
+        found = [reason_of(step, check) for step in self.verdict.steps for check in step.crossed]
         return tuple(sorted(found, key=lambda reason: not reason.acted))
 
     @property
@@ -447,9 +449,7 @@ class Decision:
             output_tokens = row["max_output_tokens"]
             self = cls()
             self.uid = uuid_int(row["id"])
-            self.subject = Subject(
-                row["tenant"], row["user"], tuple(sorted(row["labels"].items()))
-            )
+            self.subject = Subject(row["tenant"], row["user"], tuple(sorted(row["labels"].items())))
             self.need = Need(
                 0, 0, seen["input_tokens"], seen["input_tokens"], output_tokens, output_tokens or 0
             )

@@ -58,8 +58,9 @@ class CounterKey(NamedTuple):
 
 
 class _Figures:
-    """What every check and hold touches, side by side in memory: a miss of the cache costs more
-    than the arithmetic.
+    """What every check and hold touches, side by side.
+
+    A miss of the processor's cache costs more than the arithmetic.
     """
 
     __slots__ = ("committed", "measure", "next_alert", "reserved")
@@ -418,14 +419,10 @@ def judge_candidate(
         if (committed[check.slot] if check.slot >= 0 else 0) + amounts[check.measure] > check.limit
     )
     acted = next((check for check in crossed if check.acts), None)
-    return Step(
-        candidate, amounts, output_tokens, tuple(committed), tuple(settled), crossed, acted
-    )
+    return Step(candidate, amounts, output_tokens, tuple(committed), tuple(settled), crossed, acted)
 
 
-def judge(
-    plan: Plan, needs: Sequence[Need | None], balances: Mapping[int, Balances]
-) -> Verdict:
+def judge(plan: Plan, needs: Sequence[Need | None], balances: Mapping[int, Balances]) -> Verdict:
     """Apply the rule to a request.
 
     The requested tool is judged first. The first acting check that is crossed, in the order of the

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import tempfile
 import threading
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Sized
@@ -44,6 +43,8 @@ def vocabulary_file() -> Path | None:
 
 
 def _places() -> Iterator[Path]:
+    import tempfile
+
     for variable in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
         folder = os.environ.get(variable)
         if folder:

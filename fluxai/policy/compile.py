@@ -485,7 +485,9 @@ def name_of(policy: Policy) -> str:
     """Return the id of a policy that was given none: what it counts and does, but not its limit."""
     parts = [policy.tenant_id]
     if policy.scope != "tenant":
-        parts.append(policy.scope if policy.scope_id is None else f"{policy.scope}={policy.scope_id}")
+        parts.append(
+            policy.scope if policy.scope_id is None else f"{policy.scope}={policy.scope_id}"
+        )
     window = policy.window_kind
     parts.append(window if policy.limit_type != "rolling" else window.replace(":", "-") + "us")
     if policy.measure != "cost" and policy.limit_type != "concurrent":

@@ -1,7 +1,5 @@
 """`PolicyEngine`: the ledger's rule, applied to balances that somebody hands in. Pure."""
 
-# ruff: noqa: SLF001 -- decisions are made here as in a store, slot by slot
-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -85,10 +83,14 @@ class PolicyRequest:
         """Check what would otherwise fail far from here."""
         for name in ("tenant", "user", "model", "tool"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value):
-                raise InvalidRequest(name, f"must be text and not empty, got {value!r:.60}")
+            if name != "tenant" and value is None:
+                continue
+            if not isinstance(value, str) or not value or value == "*":
+                raise InvalidRequest(name, f"must be one {name}'s id, got {value!r:.60}")
         if (self.model is None) is (self.tool is None):
             raise InvalidRequest("model", "give either model= or tool=")
+        if not isinstance(self.labels, Mapping):
+            raise InvalidRequest("labels", f"must be a mapping, got {self.labels!r:.60}")
         for name, value in self.labels.items():
             if not isinstance(name, str) or not isinstance(value, str):
                 raise InvalidRequest("labels", f"must be texts, got {name!r:.60}: {value!r:.60}")

@@ -215,13 +215,15 @@ class Book:
         verdict, counters = self._judge(ask)
         if verdict.last.acted is not None and self._expire_some(tenant, at_us, counters.values()):
             verdict, counters = self._judge(ask)
-        if verdict.decision == "pending_approval":
-            if self.pending_count(tenant) >= PENDING_PER_TENANT_MAX:
-                verdict = Verdict("denied", verdict.steps)
-                _extra(reservation).note = (
-                    f"tenant {tenant!r} already has {PENDING_PER_TENANT_MAX} calls waiting for "
-                    f"approval; answer or reject some of them first"
-                )
+        if (
+            verdict.decision == "pending_approval"
+            and self.pending_count(tenant) >= PENDING_PER_TENANT_MAX
+        ):
+            verdict = Verdict("denied", verdict.steps)
+            _extra(reservation).note = (
+                f"tenant {tenant!r} already has {PENDING_PER_TENANT_MAX} calls waiting for "
+                f"approval; answer or reject some of them first"
+            )
         _fill(reservation, ask, verdict)
         if verdict.decision == "denied":
             reservation.state = "refused"
@@ -478,9 +480,7 @@ class Book:
                 "IdempotencyConflict", f"id {known.id!r} was used before with other arguments"
             )
         if isinstance(item.key, int) and self.find(item.tenant, item.key) is not None:
-            return Conflict(
-                "IdempotencyConflict", f"id {uuid_text(item.key)!r} is a reservation's"
-            )
+            return Conflict("IdempotencyConflict", f"id {uuid_text(item.key)!r} is a reservation's")
         first = self.find_event(item.tenant, item.event_key)
         if first is None:
             return Unknown("event", item.event_key)
@@ -608,9 +608,7 @@ class Book:
         settled = sum(self._end(one, at_us, settle=on_expiry == "settle") for one in late)
         return Overdue(len(late) - settled, settled)
 
-    def _expire_some(
-        self, tenant: str, at_us: int, touched: Iterable[Sequence[Counter]]
-    ) -> bool:
+    def _expire_some(self, tenant: str, at_us: int, touched: Iterable[Sequence[Counter]]) -> bool:
         """End overdue holds, those in a reserve's way first; say whether there were any."""
         late = self.overdue(tenant, at_us, OVERDUE_LOOKED_AT_MAX)
         if len(late) > OVERDUE_PER_RESERVE_MAX:
@@ -702,9 +700,7 @@ class Book:
         self.changed(reservation, was)
 
 
-def opened(
-    key: CounterKey, end_us: int, sums: Iterable[tuple[int, int]], at_us: int
-) -> Counter:
+def opened(key: CounterKey, end_us: int, sums: Iterable[tuple[int, int]], at_us: int) -> Counter:
     """Make a counter that starts with the given (counted_us, amount) pairs."""
     ring = ring_of(key)
     if ring is None:
@@ -820,9 +816,7 @@ def _copy(reservation: Reservation) -> Reservation:
     return copy
 
 
-def _denies(
-    candidate: Candidate, counters: Sequence[Counter], amounts: Amounts
-) -> str | None:
+def _denies(candidate: Candidate, counters: Sequence[Counter], amounts: Amounts) -> str | None:
     for check in candidate.checks:
         if not check.acts or check.decision != "deny":
             continue

@@ -316,7 +316,12 @@ class MemoryStorage(MemoryBook):
             )
 
     def records(
-        self, kind: str, *, scope: str | None = None, id: str | None = None, limit: int = 10_000
+        self,
+        kind: str,
+        *,
+        scope: str | None = None,
+        id: str | None = None,  # noqa: A002 -- the record's own word
+        limit: int = 10_000,
     ) -> list[dict[str, Any]]:
         """Read records."""
         with self._lock:

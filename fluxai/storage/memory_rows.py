@@ -223,7 +223,7 @@ class MemoryBook(Book):
         kept: Sequence[tuple[int, int]],
     ) -> list[tuple[int, int]]:
         """Make up, from the daily sums, for events that were folded away."""
-        if measure > 2:  # noqa: PLR2004 -- open reservations have no events
+        if measure > 2:
             return []
         self._sum_all()
         sums: dict[int, int] = {}
@@ -417,7 +417,7 @@ class MemoryBook(Book):
     def _sum_all(self) -> None:
         """Bring the daily sums up to date. Readers do this, so that a settle need not."""
         summed = self._summed_seq
-        late = [event for event in takewhile(lambda e: e.seq > summed, reversed(self._events))]
+        late = list(takewhile(lambda e: e.seq > summed, reversed(self._events)))
         for event in reversed(late):
             self._sum(event)
 
@@ -473,6 +473,7 @@ def kill_bounds(ledger: Ledger) -> None:
 
 
 def drop_counter(ledger: Ledger, key: CounterKey) -> None:
+    """Take a counter out; its events and open reservations still tell what it held."""
     counter = ledger.counters.pop(key)
     values = ledger.by_value[key.scope, key.value]
     values.remove(counter)
@@ -500,5 +501,6 @@ def _counts(key: CounterKey, source: Any, tool: str) -> bool:
 
 
 def add_row(into: Row, row: Sequence[int]) -> None:
+    """Add sums to sums."""
     for index, amount in enumerate(row):
         into[index] += amount

@@ -29,7 +29,7 @@ from fluxai.storage.base import (
     Version,
 )
 from fluxai.storage.book import Book, _extra, opened, reaches_back_us, ring_of
-from fluxai.storage.sqlite_judged import PlanText, explain, judged_text, plan_text
+from fluxai.storage.sqlite_judged import WrittenPlan, explain, judged_text, plan_text
 from fluxai.storage.sqlite_rows import (
     ReservationRow,
     Row,
@@ -175,7 +175,7 @@ class SqliteBook(Book):
         self._new.clear()
         self._changed.clear()
 
-    def _plan_id(self, plan: PlanText | None) -> int | None:
+    def _plan_id(self, plan: WrittenPlan | None) -> int | None:
         if plan is None:
             return None
         known = self._resident.plans.get(plan.digest)

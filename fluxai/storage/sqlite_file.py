@@ -112,6 +112,7 @@ class SqliteFile:
         Raises:
             StorageError: The file can't be written, or is locked for too long.
         """
+        self._pass_gate()
         with self._lock, self._translated():
             connection = self._writer()
             with self._turn():
@@ -257,6 +258,7 @@ class SqliteFile:
     # -- locks ------------------------------------------------------------------------------
 
     def _make_locks(self) -> None:
+        self._excluding = threading.Lock()
         self._lock = threading.Lock()
         self._gate = threading.Condition()
         self._readers = 0
@@ -265,23 +267,35 @@ class SqliteFile:
 
     def _exclude_all(self, *, timeout_s: float = -1) -> bool:
         """Keep all other threads out, once those inside have finished; say whether that worked."""
-        if not self._lock.acquire(timeout=timeout_s):
+        if not self._excluding.acquire(timeout=timeout_s):
             return False
         with self._gate:
+            # First of all, or those who write on and on might never leave the lock to this thread.
             self._shut = True
-            if self._gate.wait_for(
-                lambda: self._readers == 0, timeout=None if timeout_s < 0 else timeout_s
-            ):
-                return True
-        self._readmit()
+        if self._lock.acquire(timeout=timeout_s):
+            with self._gate:
+                if self._gate.wait_for(
+                    lambda: self._readers == 0, timeout=None if timeout_s < 0 else timeout_s
+                ):
+                    return True
+            self._lock.release()
+        self._open_gate()
         return False
 
     def _readmit(self) -> None:
         self._alone = False
+        self._lock.release()
+        self._open_gate()
+
+    def _open_gate(self) -> None:
         with self._gate:
             self._shut = False
             self._gate.notify_all()
-        self._lock.release()
+        self._excluding.release()
+
+    def _pass_gate(self) -> None:
+        with self._gate:
+            self._gate.wait_for(lambda: not self._shut)
 
     @contextmanager
     def _among_readers(self) -> Iterator[Engine]:

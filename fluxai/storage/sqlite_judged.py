@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fluxai.core.decisions import Reservation
 
 
-class PlanText:
+class WrittenPlan:
     """Candidates as text, made once per plan, since every reservation that it decides needs it.
 
     What changes from window to window is left out, so that a plan's text stays the same for long.
@@ -27,7 +27,7 @@ class PlanText:
         self.digest = hashlib.blake2b(self.text.encode(), digest_size=16).digest()
 
 
-def plan_text(reservation: Reservation, plan: Plan | None) -> PlanText | None:
+def plan_text(reservation: Reservation, plan: Plan | None) -> WrittenPlan | None:
     """Return the text of what a reservation was judged by, None where that isn't known.
 
     Args:
@@ -37,10 +37,10 @@ def plan_text(reservation: Reservation, plan: Plan | None) -> PlanText | None:
     if reservation.verdict is None:
         return None
     if plan is None:
-        return PlanText(step.candidate for step in reservation.verdict.steps)
+        return WrittenPlan(step.candidate for step in reservation.verdict.steps)
     bound = plan.bound
-    if not isinstance(bound, PlanText):
-        bound = plan.bound = PlanText(plan.candidates)
+    if not isinstance(bound, WrittenPlan):
+        bound = plan.bound = WrittenPlan(plan.candidates)
     return bound
 
 

@@ -26,7 +26,9 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"no benchmark {unknown[0]!r}; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
-    print(f"Python {platform.python_version()} on {os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}")
+    print(
+        f"Python {platform.python_version()} on {os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}"
+    )
     for name in names or BENCHMARKS:
         BENCHMARKS[name]()
     return 0

@@ -29,7 +29,19 @@ def cpu() -> None:
         "Import, CPU of a fresh process (median of 7)",
         [
             Figure("bare interpreter", f"{bare:.3f} s"),
-            Figure("import fluxai", f"{package:.3f} s", f"over bare {package - bare:.3f} s", "≤ 0.15 s", package <= 0.15),
-            Figure("from fluxai import Governor, Policy", f"{names:.3f} s", f"over bare {names - bare:.3f} s", "≤ 0.7 s", names <= 0.7),
+            Figure(
+                "import fluxai",
+                f"{package:.3f} s",
+                f"over bare {package - bare:.3f} s",
+                "≤ 0.15 s",
+                package <= 0.15,
+            ),
+            Figure(
+                "from fluxai import Governor, Policy",
+                f"{names:.3f} s",
+                f"over bare {names - bare:.3f} s",
+                "≤ 0.7 s",
+                names <= 0.7,
+            ),
         ],
     )

@@ -149,5 +149,13 @@ def room() -> None:
     size = (after - before) / len(held)
     show(
         "Memory: room",
-        [Figure("one open reservation, its caller's reference included", f"{size:.0f} bytes", "", "≤ 1,024 bytes", size <= 1024)],
+        [
+            Figure(
+                "one open reservation, its caller's reference included",
+                f"{size:.0f} bytes",
+                "",
+                "≤ 1,024 bytes",
+                size <= 1024,
+            )
+        ],
     )

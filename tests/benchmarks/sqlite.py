@@ -81,9 +81,27 @@ def group_commit() -> None:
     show(
         f"SQLite, synchronous FULL; fsync p50 of this disk {fsync:.3f} ms",
         [
-            Figure("verbs/s, 64 callers", f"{rate:,.0f}", f"one commit per call {rate_alone:,.0f}: {rate / rate_alone:.1f}×", f"≥ {least}×", rate / rate_alone >= least),
-            Figure("verbs per commit, 64 callers", f"{verbs / commits:.1f}", f"{commits:,} commits", "≥ 16", verbs / commits >= 16),
-            Figure("reserve + settle, one caller (p50)", f"{lone:.0f} µs", f"uncombined {lone_alone:.0f} µs: {lone / lone_alone:.2f}×", "≤ 1.2×", lone / lone_alone <= 1.2),
+            Figure(
+                "verbs/s, 64 callers",
+                f"{rate:,.0f}",
+                f"one commit per call {rate_alone:,.0f}: {rate / rate_alone:.1f}×",
+                f"≥ {least}×",
+                rate / rate_alone >= least,
+            ),
+            Figure(
+                "verbs per commit, 64 callers",
+                f"{verbs / commits:.1f}",
+                f"{commits:,} commits",
+                "≥ 16",
+                verbs / commits >= 16,
+            ),
+            Figure(
+                "reserve + settle, one caller (p50)",
+                f"{lone:.0f} µs",
+                f"uncombined {lone_alone:.0f} µs: {lone / lone_alone:.2f}×",
+                "≤ 1.2×",
+                lone / lone_alone <= 1.2,
+            ),
             Figure("verify() of both", "ok" if ok else "NOT OK", met=ok),
         ],
     )

@@ -15,7 +15,6 @@ from fluxai.core.decisions import Posting, UsageEvent
 from fluxai.core.ledger import Subject
 from fluxai.core.windows import to_us
 from fluxai.storage.base import Record
-
 from tests.benchmarks.report import Figure, show
 
 EVENTS = 1_000_000
@@ -38,7 +37,17 @@ def _fill(governor: Governor, events: int) -> None:
             tool = chance.choice(TOOLS)
             posting = Posting(subject=subject, final_tool=tool, model=tool, counted_us=counted_us)
             event = UsageEvent(
-                f"e{number}", posting, tool, 1_230_000, 142, 1, ASSUMED, counted_us, (), None, number
+                f"e{number}",
+                posting,
+                tool,
+                1_230_000,
+                142,
+                1,
+                ASSUMED,
+                counted_us,
+                (),
+                None,
+                number,
             )
             key = (subject.user or "", tool, counted_us // 86_400_000_000)
             plan = plans.get(key)
@@ -73,7 +82,13 @@ def month() -> None:
             took = _p50_ms(governor)
             name = url.split(":", maxsplit=1)[0]
             figures.append(
-                Figure(f"usage() of a month, {name}", f"{took:.1f} ms", f"{EVENTS:,} events", "≤ 50 ms", took <= 50)
+                Figure(
+                    f"usage() of a month, {name}",
+                    f"{took:.1f} ms",
+                    f"{EVENTS:,} events",
+                    "≤ 50 ms",
+                    took <= 50,
+                )
             )
             if name == "sqlite":
                 governor.tenants.put(Tenant(id="acme", timezone="Asia/Kolkata"))

@@ -21,7 +21,9 @@ from tests.integration.stubs import ASK, MODEL, GatedStorage, Pause, Provider, d
 
 STEPS_MAX = 200
 
-Scenario = Callable[[AsyncGovernor, Provider, Callable[[], Awaitable[None]]], Coroutine[Any, Any, Any]]
+Scenario = Callable[
+    [AsyncGovernor, Provider, Callable[[], Awaitable[None]]], Coroutine[Any, Any, Any]
+]
 
 
 async def guarded(governor: AsyncGovernor, provider: Provider, step: Any) -> None:

@@ -50,7 +50,7 @@ def test_show_answers_for_any_spelling() -> None:
     assert bundled().compiled_on in shown.out
     model = run("prices", "show", "gpt-4o", "--tier", "batch", "--json").document["model"]
     assert (model["provider"], model["tier"]) == ("openai", "batch")
-    assert model["per_million_tokens"][0]["input"] == "1.250000000"
+    assert model["per_million_tokens"][0]["input"] == "1.25"
 
 
 def test_show_answers_for_another_day() -> None:
@@ -59,7 +59,7 @@ def test_show_answers_for_another_day() -> None:
         run("prices", "show", "mistral-large-latest", "--at", day, "--json").document["model"]
         for day in ("2025-07-01", "2026-07-01")
     ]
-    assert [p["per_million_tokens"][0]["input"] for p in prices] == ["2.000000000", "0.500000000"]
+    assert [p["per_million_tokens"][0]["input"] for p in prices] == ["2", "0.5"]
 
 
 def test_show_lists_a_provider() -> None:
@@ -96,8 +96,8 @@ def test_diff_shows_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             "provider": "openai",
             "model": "gpt-4o",
             "kind": "input",
-            "before": "5.000000000",
-            "after": "2.500000000",
+            "before": "5",
+            "after": "2.5",
         }
     ]
     assert "$5.00" in run("prices", "diff").out

@@ -206,9 +206,7 @@ def test_policies_edited_under_load_are_kept_from_the_next_call_on(url: str) -> 
             while not done.is_set():
                 values.append(values.pop(0))
                 governor.policies.put(
-                    Policy(
-                        id="limit", tenant_id=TENANT, limit_type="total", limit_value=values[0]
-                    )
+                    Policy(id="limit", tenant_id=TENANT, limit_type="total", limit_value=values[0])
                 )
 
         editor = threading.Thread(target=edit)

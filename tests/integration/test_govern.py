@@ -83,9 +83,7 @@ def test_a_downgrade_replaces_the_model(governor: Governor, provider: Provider) 
     assert event.cost == provider.charged
 
 
-def test_a_model_passed_by_position_is_replaced_too(
-    governor: Governor, provider: Provider
-) -> None:
+def test_a_model_passed_by_position_is_replaced_too(governor: Governor, provider: Provider) -> None:
     """It is the function's own parameter that counts, however it is passed."""
     _downgrade(governor)
 
@@ -128,9 +126,7 @@ def test_a_missing_cap_is_filled_and_a_given_one_kept(
     assert kept == 77
 
 
-def test_an_sdk_s_left_out_marker_counts_as_absent(
-    governor: Governor, provider: Provider
-) -> None:
+def test_an_sdk_s_left_out_marker_counts_as_absent(governor: Governor, provider: Provider) -> None:
     """`max_tokens=NOT_GIVEN` is a cap that was not given."""
     from openai import NOT_GIVEN
 
@@ -236,9 +232,7 @@ def test_methods_keep_their_self(governor: Governor, provider: Provider) -> None
     assert spent(governor) > 0
 
 
-def test_partials_and_callable_objects_are_governed(
-    governor: Governor, provider: Provider
-) -> None:
+def test_partials_and_callable_objects_are_governed(governor: Governor, provider: Provider) -> None:
     """Whatever can be called can be governed, with the arguments it has left."""
 
     def send(client: str, prompt: str, *, model: str) -> dict[str, Any]:
@@ -381,9 +375,7 @@ def test_a_store_that_fails_on_settle_does_not_lose_the_result(
     assert spent(governor) == provider.charged
 
 
-def test_labels_and_user_are_those_of_the_decorator(
-    governor: Governor, provider: Provider
-) -> None:
+def test_labels_and_user_are_those_of_the_decorator(governor: Governor, provider: Provider) -> None:
     """Each call of a governed function carries the decorator's subject."""
 
     @governor.govern(model="gpt-4o", tenant="acme", user="alice", labels={"team": "red"})

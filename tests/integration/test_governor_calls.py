@@ -80,7 +80,9 @@ def test_a_refusal_says_why_and_what_would_fit(governor: Governor) -> None:
     assert offer.max_output_tokens is not None
     assert offer.resets_at == reason.resets_at
     fitting = {**ASK, "max_output_tokens": offer.max_output_tokens}
-    assert not governor.check(**{**fitting, "max_output_tokens": offer.max_output_tokens + 1}).allowed
+    assert not governor.check(
+        **{**fitting, "max_output_tokens": offer.max_output_tokens + 1}
+    ).allowed
     assert governor.reserve(**fitting).allowed
     for name in offer.models:
         assert governor.check(**{**ASK, "model": name, "max_output_tokens": 100_000}).allowed

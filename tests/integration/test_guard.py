@@ -132,7 +132,7 @@ def test_a_connection_error_is_told_by_its_cause(governor: Governor) -> None:
 def test_an_earlier_error_says_nothing_of_this_call(governor: Governor) -> None:
     """A fallback call that times out in the handler of a failed connection is still charged."""
     connect_error = type("ConnectError", (Exception,), {})
-    with pytest.raises(TimeoutError):  # noqa: PT012 -- the nesting is what is tried
+    with pytest.raises(TimeoutError):
         try:
             raise connect_error
         except connect_error:
@@ -144,7 +144,7 @@ def test_an_earlier_error_says_nothing_of_this_call(governor: Governor) -> None:
 
 def test_an_earlier_time_out_does_not_charge_a_refused_call(governor: Governor) -> None:
     """A retry that the provider refuses is free, though the first attempt had timed out."""
-    with pytest.raises(ValueError, match="429"):  # noqa: PT012 -- the nesting is what is tried
+    with pytest.raises(ValueError, match="429"):
         try:
             raise TimeoutError
         except TimeoutError:

@@ -86,12 +86,15 @@ def test_a_start_names_its_day_or_month(governor: Governor) -> None:
 def test_any_stretch_of_time_is_exact(governor: Governor, offset_minutes: int) -> None:
     """Whole days come from daily sums, the edges from events: no boundary loses or doubles."""
     for minute in range(0, 3 * 1440, 180):
-        _record(governor, _at(10 + minute // 1440, minute % 1440 // 60), "0.01", labels={"n": str(minute)})
+        _record(
+            governor,
+            _at(10 + minute // 1440, minute % 1440 // 60),
+            "0.01",
+            labels={"n": str(minute)},
+        )
     start = _at(10, offset_minutes // 60, offset_minutes % 60)
     end = _at(12, offset_minutes // 60, offset_minutes % 60)
-    inside = [
-        event for event in governor.events(limit=1_000) if start <= event.counted_at < end
-    ]
+    inside = [event for event in governor.events(limit=1_000) if start <= event.counted_at < end]
     assert governor.usage("acme", start=start, end=end).total_events == len(inside) > 0
 
 

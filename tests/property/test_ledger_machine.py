@@ -23,12 +23,14 @@ from fluxai import (
     ApprovalConflict,
     Governor,
     IdempotencyConflict,
-    Model as LanguageModel,
     Policy,
     ReservationNotFound,
     SettlementConflict,
     Tenant,
     Tool,
+)
+from fluxai import (
+    Model as LanguageModel,
 )
 from fluxai.core.decisions import Reservation
 from fluxai.core.ids import Uuid7Source, uuid_int
@@ -408,9 +410,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def release(self, held: Held) -> None:
         expected = self.model.release(held)
         try:
-            released = self.attempt(
-                lambda: self.governor.release(held.id, tenant=held.who.tenant)
-            )
+            released = self.attempt(lambda: self.governor.release(held.id, tenant=held.who.tenant))
         except SettlementConflict:
             assert expected == "conflict"
         else:
@@ -456,7 +456,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @some_asked
     @rule(
         number=picks,
-        ways=st.lists(st.sampled_from(["approve", "approve", "reject", "run"]), min_size=1, max_size=3),
+        ways=st.lists(
+            st.sampled_from(["approve", "approve", "reject", "run"]), min_size=1, max_size=3
+        ),
         other=st.none() | calls,
     )
     def answer(self, number: int, ways: list[str], other: Call | None) -> None:
@@ -469,7 +471,10 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.run(held, held.call if other is None else other)
             else:
                 verb = getattr(self.model, way)
-                self.expect(verb(held), lambda way=way: getattr(self.governor.approvals, way)(held.id, by="eve"))
+                self.expect(
+                    verb(held),
+                    lambda way=way: getattr(self.governor.approvals, way)(held.id, by="eve"),
+                )
 
     def expect(self, expected: str, verb: Callable[[], Any]) -> None:
         """Give an answer to an approval, and hold the outcome against the model's."""

@@ -4,6 +4,7 @@ A backend of yours passes it by supplying one fixture::
 
     from fluxai.testing import StorageContract
 
+
     class TestMyStore(StorageContract):
         @pytest.fixture
         def storage_url(self, tmp_path):

@@ -41,6 +41,7 @@ class Decisions(Case):
         assert offer is not None
         assert offer.max_output_tokens is None  # the input alone would cross it
         refused = tokens(governor, 120)
+        assert refused.counter_offer is not None
         assert refused.counter_offer.max_output_tokens == 40
         assert tokens(governor, 120, max_output_tokens=40).allowed
 

@@ -80,9 +80,7 @@ class Expiry(Case):
         assert state(governor, mine) == "expired"
         assert len(governor.reservations(state="expired")) <= 64
 
-    def test_other_tenants_holds_are_left_alone(
-        self, governor: Governor, clock: FakeClock
-    ) -> None:
+    def test_other_tenants_holds_are_left_alone(self, governor: Governor, clock: FakeClock) -> None:
         """A refusal in one tenant ends nothing in another."""
         limit(governor, "0.10", tenant_id="*")
         other = dimes(governor, tenant="globex", ttl="1m")
@@ -155,9 +153,7 @@ class Expiry(Case):
         self, governor: Governor, clock: FakeClock
     ) -> None:
         """A bounded run ends the oldest of all tenants; the rest waits for the next."""
-        held = [
-            dimes(governor, tenant=f"t{n % 3}", ttl=timedelta(minutes=n + 1)) for n in range(6)
-        ]
+        held = [dimes(governor, tenant=f"t{n % 3}", ttl=timedelta(minutes=n + 1)) for n in range(6)]
         clock.advance("1h")
         assert governor.expire(limit=4) == (4, 0)
         assert [state(governor, one) for one in held] == ["expired"] * 4 + ["reserved"] * 2

@@ -68,7 +68,9 @@ class Invariants(Case):
 
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(call, range(16)))
-        expected = sum(Decimal(f"0.{thread + 1:02}{turn}") for thread in range(16) for turn in range(4))
+        expected = sum(
+            Decimal(f"0.{thread + 1:02}{turn}") for thread in range(16) for turn in range(4)
+        )
         assert sums(governor) == (expected, 0)
         assert sum(event.cost for event in governor.events(limit=100)) == expected
 
@@ -185,7 +187,9 @@ class Invariants(Case):
         for name in ("tenant", "tool", "user"):
             assert budget(governor, name, user="alice").reserved == DIME
 
-    def test_tenants_have_accounts_of_their_own(self, open_governor: Callable[..., Governor]) -> None:
+    def test_tenants_have_accounts_of_their_own(
+        self, open_governor: Callable[..., Governor]
+    ) -> None:
         """One tenant's spending changes nothing for another, under the same policy for all."""
         governor = open_governor()
         add_prices(governor)

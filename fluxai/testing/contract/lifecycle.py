@@ -124,9 +124,9 @@ class Lifecycle(Case):
         governor.settle(held, cost="0.50")
         assert sums(governor) == (0, 0)
         clock.advance(timedelta(days=-1))
-        assert governor.usage(TENANT, start=clock.now, end=clock.now + timedelta(hours=1)).total_cost == (
-            Decimal("0.50")
-        )
+        assert governor.usage(
+            TENANT, start=clock.now, end=clock.now + timedelta(hours=1)
+        ).total_cost == (Decimal("0.50"))
 
     def test_only_one_exact_settlement_follows_an_estimate(self, governor: Governor) -> None:
         """The exact cost may come again, but not another one; nor does the estimate come back."""
@@ -244,5 +244,6 @@ def _end(governor: Governor, clock: FakeClock, held: Reservation, end: str) -> N
     elif end == "released":
         governor.release(held)
     else:
-        clock.set(held.expires_at)  # type: ignore[arg-type] -- a reservation has one
+        assert held.expires_at is not None
+        clock.set(held.expires_at)
         governor.expire()

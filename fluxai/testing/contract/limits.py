@@ -61,7 +61,9 @@ class Limits(Case):
         """Settled and reserved together reach the limit; others go on; the next window is empty."""
         fields, other = SCOPES[scope]
         window, until_over = WINDOWS[limit_type]
-        limit(governor, MEASURES[measure], limit_type=limit_type, measure=measure, **fields, **window)
+        limit(
+            governor, MEASURES[measure], limit_type=limit_type, measure=measure, **fields, **window
+        )
         governor.settle(call(governor), usage=Usage(input=50, output=50))
         second = call(governor)
         refused = call(governor)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fluxai.core.decisions import Reservation, ReservationExtra, UsageEvent
+from fluxai.core.decisions import Posting, Reservation, ReservationExtra, UsageEvent
 from fluxai.core.ledger import COST, MEASURES, Candidate, Check, CounterKey, Need, Plan, Subject
 from fluxai.core.money import PER_MILLION
 from fluxai.core.windows import MAX_US, MIN_US, to_us
 from fluxai.storage.base import Ask, Record, Settle
 from fluxai.testing.clock import FakeClock
-from fluxai.core.decisions import Posting
 
 HOUR_US = 3_600_000_000
 NOON_US = to_us(FakeClock().now)
@@ -18,7 +17,9 @@ NOON_US = to_us(FakeClock().now)
 UNCHANGED = (0, 0)
 
 
-def counter_key(tenant: str, value: str = "", *, measure: int = COST, scope: str = "tenant") -> CounterKey:
+def counter_key(
+    tenant: str, value: str = "", *, measure: int = COST, scope: str = "tenant"
+) -> CounterKey:
     """Name the total counter of a tenant, or of another value."""
     return CounterKey(tenant, scope, value or tenant, MEASURES[measure], "total", MIN_US)
 
@@ -102,9 +103,9 @@ def make_ask(
     reservation.subject = plan.subject
     reservation.decision = "allowed"
     reservation.verdict = None
-    reservation._method = "exact"  # noqa: SLF001 -- as the governor makes one
-    reservation._offers = ()  # noqa: SLF001
-    reservation._view = None  # noqa: SLF001
+    reservation._method = "exact"
+    reservation._offers = ()
+    reservation._view = None
     reservation.counted_us = at_us
     reservation.expires_us = at_us + ttl_us
     reservation.state = "reserved"
@@ -128,8 +129,6 @@ def settle_at(
 
 def record_of(plan: Plan, name: str, cost: int, *, at_us: int = NOON_US) -> Record:
     """Make one record of money spent on the plan's first candidate."""
-    source = Posting(
-        subject=plan.subject, final_tool="tool", model=None, counted_us=at_us
-    )
+    source = Posting(subject=plan.subject, final_tool="tool", model=None, counted_us=at_us)
     event = UsageEvent(name, source, None, cost, 0, 1, None, at_us, (), None, f"cost {cost}")
     return Record(event=event, plan=plan)

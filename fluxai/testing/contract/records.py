@@ -47,8 +47,7 @@ class Records(Case):
         at = clock.now - timedelta(hours=20)
         governor.record(id="e", tenant=TENANT, tool=TOOL, cost="1", at=at)
         settled = {
-            name: sums(governor, name)[0]
-            for name in ("hourly", "daily", "weekly", "total", "ring")
+            name: sums(governor, name)[0] for name in ("hourly", "daily", "weekly", "total", "ring")
         }
         assert settled == {"hourly": 0, "daily": 0, "weekly": 1, "total": 1, "ring": 1}
         (event,) = governor.events()
@@ -135,7 +134,7 @@ class Records(Case):
         }
         assert governor.usage(TENANT).total_cost == Decimal("0.40")
         assert governor.usage(TENANT, user="bob", period="month").total_cost == Decimal("0.008")
-        assert [event.cost for event in month.recent_events][0] == Decimal("0.40")
+        assert next(event.cost for event in month.recent_events) == Decimal("0.40")
 
     def test_events_are_read_in_order_page_by_page(self, governor: Governor) -> None:
         """Reading on from the last sequence number misses nothing and repeats nothing."""

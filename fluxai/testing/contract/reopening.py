@@ -37,8 +37,9 @@ SCOPES: list[dict[str, Any]] = [
 
 def spend(governor: Governor) -> None:
     """Settle 0.30 and hold 0.10 for alice's red team on the large model, and as much elsewhere."""
-    mine = {"user": "alice", "labels": {"team": "red"}}
-    for who in (mine, {"user": "bob", "labels": {"team": "blue"}, "model": SMALL}):
+    mine: dict[str, Any] = {"user": "alice", "labels": {"team": "red"}}
+    others: dict[str, Any] = {"user": "bob", "labels": {"team": "blue"}, "model": SMALL}
+    for who in (mine, others):
         governor.settle(tokens(governor, **who), usage=Usage(input=100, output=100))
         governor.settle(tokens(governor, **who), usage=Usage(input=50, output=50))
         tokens(governor, **who)

@@ -155,7 +155,9 @@ class Repeats(Case):
         """The same id with the same arguments is the same event; with others, a conflict."""
         limit(governor, "10")
         first = governor.record(id="e", tenant=TENANT, tool=TOOL, cost="1")
-        assert governor.record(id="e", tenant=TENANT, tool=TOOL, cost="1").event_id == first.event_id
+        assert (
+            governor.record(id="e", tenant=TENANT, tool=TOOL, cost="1").event_id == first.event_id
+        )
         for other in ({"cost": "2"}, {"user": "bob"}, {"labels": {"a": "b"}}):
             with pytest.raises(IdempotencyConflict):
                 governor.record(**{"id": "e", "tenant": TENANT, "tool": TOOL, "cost": "1", **other})  # type: ignore[arg-type]

@@ -77,7 +77,7 @@ class Tenants(Case):
         for scope in ("user", "tool", "label"):
             limit(governor, "0.10", id=scope, tenant_id="*", scope=scope)
         for tenant in (TENANT, OTHER, "third"):
-            who = {"tenant": tenant, "user": "alice", "labels": {"run": "1"}}
+            who: dict[str, Any] = {"tenant": tenant, "user": "alice", "labels": {"run": "1"}}
             assert dimes(governor, **who).allowed
             assert not dimes(governor, **who).allowed
 

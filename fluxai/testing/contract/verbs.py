@@ -70,7 +70,14 @@ class Verbs(Case):
         costs = [DIME, 9 * DIME, DIME, DIME, 3 * DIME, DIME, DIME, DIME]
         answers = storage.reserve([make_ask(plan, next(uids), cost_of(cost)) for cost in costs])
         decisions = [answer.decision for answer in answers if isinstance(answer, Reservation)]
-        assert decisions == ["allowed", "denied", *["allowed"] * 2, "denied", *["allowed"] * 2, "denied"]
+        assert decisions == [
+            "allowed",
+            "denied",
+            *["allowed"] * 2,
+            "denied",
+            *["allowed"] * 2,
+            "denied",
+        ]
         assert held_at(storage, tenant) == (0, 5 * DIME)
 
     def test_an_id_is_held_once(self, storage: Storage, tenant: str) -> None:
@@ -97,9 +104,7 @@ class Verbs(Case):
             assert again.state == "settled"
         assert held_at(storage, tenant) == (3 * DIME, 0)
 
-    def test_repeats_within_one_batch_share_one_answer(
-        self, storage: Storage, tenant: str
-    ) -> None:
+    def test_repeats_within_one_batch_share_one_answer(self, storage: Storage, tenant: str) -> None:
         """Duplicates of an id, or of a key, in one batch hold once."""
         plan, uids = one_limit(tenant, DOLLAR), ids()
         uid = next(uids)
@@ -115,16 +120,16 @@ class Verbs(Case):
         storage.resolve([settle_at(held, DIME // 2) for _ in range(3)])
         assert held_at(storage, tenant) == (DIME // 2, DIME)
 
-    def test_an_id_with_other_arguments_is_a_conflict(
-        self, storage: Storage, tenant: str
-    ) -> None:
+    def test_an_id_with_other_arguments_is_a_conflict(self, storage: Storage, tenant: str) -> None:
         """What the caller said is compared on repeats, by id and by key."""
         plan, uids = one_limit(tenant, DOLLAR), ids()
         uid = next(uids)
         storage.reserve_one(make_ask(plan, uid, cost_of(DIME), digest="one"))
         storage.reserve_one(make_ask(plan, next(uids), cost_of(DIME), key="k", digest="one"))
         by_id = storage.reserve_one(make_ask(plan, uid, cost_of(DIME), digest="two"))
-        by_key = storage.reserve_one(make_ask(plan, next(uids), cost_of(DIME), key="k", digest="two"))
+        by_key = storage.reserve_one(
+            make_ask(plan, next(uids), cost_of(DIME), key="k", digest="two")
+        )
         for answer in (by_id, by_key):
             assert isinstance(answer, Conflict)
             assert answer.error == "IdempotencyConflict"
@@ -143,13 +148,24 @@ class Verbs(Case):
                 settle_at(held[0], 2 * DIME),
                 Release(tenant=tenant, uid=held[1].uid, at_us=NOON_US),
                 Release(tenant="another", uid=held[2].uid, at_us=NOON_US),
-                Extend(tenant=tenant, uid=held[2].uid, at_us=NOON_US, expires_us=NOON_US + 9 * HOUR_US),
+                Extend(
+                    tenant=tenant, uid=held[2].uid, at_us=NOON_US, expires_us=NOON_US + 9 * HOUR_US
+                ),
                 record_of(plan, "e", 3 * DIME),
                 record_of(plan, "e", 3 * DIME),
                 record_of(plan, "e", 4 * DIME),
             ]
         )
-        kinds = [UsageEvent, Conflict, Reservation, Unknown, Reservation, UsageEvent, UsageEvent, Conflict]
+        kinds = [
+            UsageEvent,
+            Conflict,
+            Reservation,
+            Unknown,
+            Reservation,
+            UsageEvent,
+            UsageEvent,
+            Conflict,
+        ]
         assert [type(answer) for answer in done] == kinds
         assert held_at(storage, tenant) == (4 * DIME, 2 * DIME)
 
@@ -166,7 +182,9 @@ class Verbs(Case):
             assert storage.resolve_one(record_of(plan, "e", DIME)) == Stale(version)
         assert held_at(storage, tenant) == (0, DIME)
         fresh = one_limit(tenant, DOLLAR, version=(1, 1))
-        assert isinstance(storage.reserve_one(make_ask(fresh, next(uids), cost_of(DIME))), Reservation)
+        assert isinstance(
+            storage.reserve_one(make_ask(fresh, next(uids), cost_of(DIME))), Reservation
+        )
         # A settle never waits for that.
         assert isinstance(storage.resolve_one(settle_at(held, DIME)), UsageEvent)
         assert held_at(storage, tenant) == (DIME, DIME)
@@ -194,7 +212,9 @@ class Verbs(Case):
         event = settle_at(_held_elsewhere(tenant, uid), DIME).event
         event.source = record_of(one_limit(tenant, DOLLAR), "e", DIME).event.source
         assert isinstance(storage.resolve_one(Settle(tenant, uid, event)), Unknown)
-        assert isinstance(storage.resolve_one(Release(tenant=tenant, uid=uid, at_us=NOON_US)), Unknown)
+        assert isinstance(
+            storage.resolve_one(Release(tenant=tenant, uid=uid, at_us=NOON_US)), Unknown
+        )
         assert storage.find(tenant, uid) is None
 
     def test_looking_makes_no_counters(self, storage: Storage, tenant: str) -> None:
@@ -205,13 +225,18 @@ class Verbs(Case):
 
     def test_the_fallback_is_held_in_one_step(self, storage: Storage, tenant: str) -> None:
         """A downgrade is decided under the same locks, and holds in its own counters alone."""
-        dear, cheap = counter_key(tenant, "dear", scope="tool"), counter_key(tenant, "cheap", scope="tool")
+        dear, cheap = (
+            counter_key(tenant, "dear", scope="tool"),
+            counter_key(tenant, "cheap", scope="tool"),
+        )
         total = counter_key(tenant)
         move = make_check("move", limit=DIME, decision="downgrade", fallback=1, rank=(0, 0, 2, "m"))
         plan = make_plan(
             Subject(tenant),
             make_candidate([move, make_check(limit=DOLLAR, slot=1)], [dear, total], tool="dear"),
-            make_candidate([make_check(limit=DOLLAR, slot=1)], [cheap, total], index=1, tool="cheap"),
+            make_candidate(
+                [make_check(limit=DOLLAR, slot=1)], [cheap, total], index=1, tool="cheap"
+            ),
         )
         needs, uids = (cost_of(DIME), cost_of(DIME // 2)), ids()
         answers = storage.reserve([make_ask(plan, next(uids), needs) for _ in range(3)])
@@ -245,9 +270,7 @@ class Verbs(Case):
         assert storage.records("user", scope="b") == []
         assert storage.records("tool", scope="*", id="x") == [{"id": "x", "scope": "*"}]
 
-    def test_amounts_up_to_the_ceiling_add_up_exactly(
-        self, storage: Storage, tenant: str
-    ) -> None:
+    def test_amounts_up_to_the_ceiling_add_up_exactly(self, storage: Storage, tenant: str) -> None:
         """A thousand million dollars, and a billionth of one, are kept to the nano-USD."""
         most = 10**18
         plan, uids = one_limit(tenant, 3 * most), ids()

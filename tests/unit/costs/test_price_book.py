@@ -279,3 +279,14 @@ def test_a_table_of_another_format_is_refused() -> None:
     """A table of a later format is not misread."""
     with pytest.raises(ValueError, match="format 2"):
         bundled().__class__('{"format":2,"source":"x","compiled":"2026-01-01"}\n')
+
+
+def test_a_tier_holds_before_its_price_was_taken_up(book: PriceBook) -> None:
+    """The date of a tier's price is when the source noted it; the tier was billed before, too."""
+    standard = book.rates("gpt-5", _us(2025, 11, 23))
+    priority = book.rates("gpt-5", _us(2025, 11, 23), tier="priority")
+    assert priority.tier == "priority"
+    assert priority.base.output == 2 * standard.base.output
+    assert (
+        priority.base.output == book.rates("gpt-5", _us(2026, 11, 22), tier="priority").base.output
+    )
