@@ -11,10 +11,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+# Imported here rather than by some thread's first call: a process that forks meanwhile would leave
+# its child waiting for that import for ever.
+import fluxai.models.catalog
+import fluxai.models.standins  # noqa: F401 -- see above
 from fluxai.arguments import check_tenant, check_text
 from fluxai.context import BUDGET_LABEL, NOWHERE, Surroundings, label_pairs, same_payer
 from fluxai.core.errors import InvalidRequest, NotFound, StorageError, UnknownModel
 from fluxai.core.ledger import NEVER, Candidate, Need, Plan, Subject
+from fluxai.models.model import Model
 from fluxai.policy.catalog import ToolCatalog
 from fluxai.policy.compile import Extra, RuleIndex, RuleSet, compile_plan
 from fluxai.policy.needs import Request, need_again, needs_of, units_of
@@ -252,8 +257,6 @@ class Planner:
         """Read tools and models of the store, once per version of what concerns every tenant."""
         if version == self._catalog_version:
             return
-        from fluxai.models import Model
-
         tools = {row["id"]: Tool.model_validate(row) for row in self._storage.records("tool")}
         own = set()
         for row in self._storage.records("model"):

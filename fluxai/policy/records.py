@@ -1,13 +1,15 @@
 """The records that people write: tenants, users, tools, policies, grants.
 
 Amounts are `Decimal` USD (text and int are accepted, floats refused). Unknown fields are refused.
+Each constructor is spelled out for type checkers, since it takes more than its fields hold.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -23,7 +25,7 @@ from pydantic import (
 )
 
 from fluxai.core.errors import ConfigurationError
-from fluxai.core.money import to_nano
+from fluxai.core.money import Amount, to_nano
 from fluxai.core.windows import Calendar, WeekDay, parse_duration
 
 ID_LENGTH_MAX = 256
@@ -42,6 +44,13 @@ LimitType = Literal[
 ]
 Measure = Literal["cost", "tokens", "requests"]
 PolicyDecision = Literal["deny", "downgrade", "require_approval", "allow"]
+Mode = Literal["enforce", "shadow"]
+Plan = Literal["free", "pro", "enterprise"]
+LimitPeriod = Literal["monthly", "daily"]
+Role = Literal["member", "admin"]
+Category = Literal["custom", "llm", "search", "db"]
+Tier = Literal["standard", "cheap", "premium"]
+Unit = Literal["requests", "tokens"]
 
 
 def _no_float(value: object) -> object:
@@ -85,14 +94,31 @@ class Tenant(_Record):
 
     id: Id
     name: str | None = None
-    plan: Literal["free", "pro", "enterprise"] | None = None
+    plan: Plan | None = None
     soft_limit: Usd | None = None
     hard_limit: Usd | None = None
-    limit_period: Literal["monthly", "daily"] = "monthly"
+    limit_period: LimitPeriod = "monthly"
     timezone: str = "UTC"
     week_start: WeekDay = "monday"
     fiscal_month_start: Annotated[int, Field(ge=1, le=31)] = 1
     currency: str = "USD"
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            id: str,  # noqa: A002 -- the field's name
+            name: str | None = None,
+            plan: Plan | None = None,
+            soft_limit: Amount | None = None,
+            hard_limit: Amount | None = None,
+            limit_period: LimitPeriod = "monthly",
+            timezone: str = "UTC",
+            week_start: WeekDay = "monday",
+            fiscal_month_start: int = 1,
+            currency: str = "USD",
+        ) -> None: ...
 
     @field_validator("currency")
     @classmethod
@@ -122,8 +148,20 @@ class User(_Record):
     id: Id
     tenant_id: Id
     email: str | None = None
-    role: Literal["member", "admin"] = "member"
+    role: Role = "member"
     personal_cap: Usd | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            id: str,  # noqa: A002 -- the field's name
+            tenant_id: str,
+            email: str | None = None,
+            role: Role = "member",
+            personal_cap: Amount | None = None,
+        ) -> None: ...
 
 
 class Tool(_Record):
@@ -131,15 +169,28 @@ class Tool(_Record):
 
     id: Id
     name: str | None = None
-    category: Literal["custom", "llm", "search", "db"] = "custom"
-    tier: Literal["standard", "cheap", "premium"] = "standard"
+    category: Category = "custom"
+    tier: Tier = "standard"
     cost_per_unit: Annotated[
         Decimal,
         BeforeValidator(_no_float),
         Field(ge=0, le=Decimal(1_000_000), allow_inf_nan=False),
         PlainSerializer(str, return_type=str, when_used="json"),
     ]
-    unit: Literal["requests", "tokens"] = "requests"
+    unit: Unit = "requests"
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            id: str,  # noqa: A002 -- the field's name
+            cost_per_unit: Amount,
+            name: str | None = None,
+            category: Category = "custom",
+            tier: Tier = "standard",
+            unit: Unit = "requests",
+        ) -> None: ...
 
     def unit_rate(self) -> int:
         """Return the price in nano-USD per million units, rounded up."""
@@ -173,10 +224,31 @@ class Policy(_Record):
         Decimal("0.8"),
         Decimal("1.0"),
     )
-    mode: Literal["enforce", "shadow"] = "enforce"
+    mode: Mode = "enforce"
     priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
     currency: str | None = None
     id: Id | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            tenant_id: str,
+            limit_type: LimitType,
+            limit_value: Amount,
+            scope: Scope = "tenant",
+            scope_id: str | None = None,
+            measure: Measure = "cost",
+            decision: PolicyDecision = "deny",
+            fallback_tool_id: str | None = None,
+            window: timedelta | str | None = None,
+            alert_at: Sequence[Decimal | str | float] = (0.8, 1.0),
+            mode: Mode = "enforce",
+            priority: int = 0,
+            currency: str | None = None,
+            id: str | None = None,  # noqa: A002 -- the field's name
+        ) -> None: ...
 
     @field_validator("currency")
     @classmethod

@@ -100,7 +100,7 @@ class Tenants(Case):
         limit(governor, "0.10", scope="user")
         limit(governor, "0.10", id="label", scope="label")
         for name in (one, two):
-            who = {"user": name, "labels": {"run": name}}
+            who: dict[str, Any] = {"user": name, "labels": {"run": name}}
             assert dimes(governor, **who).allowed
             assert not dimes(governor, **who).allowed
 
