@@ -94,6 +94,7 @@ from fluxai.storage.base import (
     Storage,
     Unknown,
 )
+from fluxai.storage.memory import MemoryStorage
 from fluxai.storage.opening import open_storage
 
 if TYPE_CHECKING:
@@ -195,6 +196,10 @@ class Governor:
         self._alerts: deque[Any] = self.storage.notices.alerts
         self._reserve_one = self.storage.reserve_one
         self._resolve_one = self.storage.resolve_one
+        #: In memory a settle needs no batch, and so no item to queue.
+        self._settle_now = (
+            self.storage.settle_now if type(self.storage) is MemoryStorage else None
+        )
         self._latest_us = 0
         self._stepped_us = 0
         self._offset_us = 0
@@ -469,7 +474,9 @@ class Governor:
             try:
                 return self._claim(approval_id, reservation, plan, digest)
             except ApprovalConflict as conflict:
-                return _refuse(reservation, plan, needs, str(conflict))
+                refused = _refuse(reservation, plan, needs, str(conflict))
+                self._remember(refused)
+                return refused
         if surrounding_approval is not None:
             try:
                 return self._claim(surrounding_approval, reservation, plan, digest)
@@ -544,6 +551,9 @@ class Governor:
     def _refused(self, decision: Decision, plan: Plan, needs: Sequence[Need | None]) -> None:
         """Remember a refusal for `explain`, and work out which cheaper models to offer."""
         offer_cheaper(decision, plan, needs, self.planner.catalog)
+        self._remember(decision)
+
+    def _remember(self, decision: Decision) -> None:
         self._refusals[decision.uid] = decision
         while len(self._refusals) > REFUSALS_REMEMBERED:
             self._refusals.popitem(last=False)
@@ -657,6 +667,10 @@ class Governor:
         event = self._pricer.settled(known, response, usage, cost, self._now(), estimated)
         if known is not reservation or known.state != RESERVED:
             return self._settle(known, event, lost_ok=known is reservation)
+        if self._settle_now is not None and self._settle_now(known.uid, event) is event:
+            if self._alerts:
+                self._announce()
+            return event
         item = _make(Settle, (known.subject.tenant, known.uid, event, None, 0))
         try:
             answer = self._resolve_one(item)

@@ -167,8 +167,8 @@ class Pricer:
 
         A result with usage is exact; one that only holds text is estimated by its length; of
         anything else the expected cost is taken. Of a stream that was `aborted` before it told its
-        final usage, at least the expected cost is: what is generated, thinking above all, may be
-        more than what has arrived.
+        final usage, all the output that was granted is: what is generated, thinking above all, may
+        be more than what has arrived.
         """
         if known._method == "units":
             return self.settled(known, None, None, None, at_us)
@@ -183,10 +183,7 @@ class Pricer:
             pass
         least = known.output_tokens if aborted else 0
         arrived = self._estimated(known, text_of(result), stated, least, at_us)
-        expected = self.expected(known, at_us)
-        if arrived is None or (aborted and arrived.cost_nanousd < expected.cost_nanousd):
-            return expected
-        return arrived
+        return self.expected(known, at_us) if arrived is None else arrived
 
     def _estimated(
         self, known: Reservation, text: str, stated: Usage | None, least: int, at_us: int

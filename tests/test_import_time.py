@@ -81,8 +81,10 @@ def test_light_names_stay_light(names: str) -> None:
     [
         "from fluxai import Governor, Policy",
         "from fluxai import AsyncGovernor, PolicyEngine, Tenant, User, Tool",
-        "from fluxai import Governor; g = Governor(); "
-        "g.settle(g.reserve(model='gpt-4o', prompt='hi'), cost='0.01'); g.budgets('default')",
+        (
+            "from fluxai import Governor; g = Governor(); "
+            "g.settle(g.reserve(model='gpt-4o', prompt='hi'), cost='0.01'); g.budgets('default')"
+        ),
     ],
     ids=["names", "more names", "a call in memory"],
 )

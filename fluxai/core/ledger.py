@@ -10,6 +10,7 @@ integer microseconds since the epoch, UTC (`_us`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fluxai.core.money import PER_MILLION
@@ -210,7 +211,20 @@ class Check:
         self.acts = mode == "enforce" and decision != "allow" and not forgiven
 
 
-class Candidate:
+class _Fare:
+    """What every call reads of a candidate, side by side as in `_Figures`."""
+
+    __slots__ = ("fee", "input_rate", "max_output", "model", "output_rate", "rates")
+
+    fee: int
+    input_rate: int | None
+    max_output: int
+    model: str | None
+    output_rate: int | None
+    rates: Any
+
+
+class Candidate(_Fare):
     """A tool that the request could run on: its prices, checks and counters.
 
     `rates` is the price card of its model; `unit_rate` is nano-USD per million units of its tool
@@ -220,14 +234,8 @@ class Candidate:
     __slots__ = (
         "checks",
         "counts",
-        "fee",
         "index",
-        "input_rate",
         "keys",
-        "max_output",
-        "model",
-        "output_rate",
-        "rates",
         "requested_tool",
         "tool",
         "unit_rate",
@@ -253,8 +261,8 @@ class Candidate:
         self.requested_tool = requested_tool
         self.rates = rates
         #: Nano-USD per million tokens where one rate serves requests of every size, else None.
-        self.input_rate: int | None = None
-        self.output_rate: int | None = None
+        self.input_rate = None
+        self.output_rate = None
         self.fee = 0
         if rates is not None and not rates.steps:
             self.input_rate = rates.base.input
@@ -269,24 +277,33 @@ class Candidate:
         self.counts = counts
 
 
-class Plan:
+@lru_cache(maxsize=1_024)
+def _one(instant_us: int) -> int:
+    """Return one integer object for all equal ones: the plans of many tenants share their bounds."""
+    return instant_us
+
+
+class _Course:
+    """What every call reads of a plan, side by side as in `_Figures`."""
+
+    __slots__ = ("asks", "bound", "end_us", "first", "start_us", "subject")
+
+    asks: bool
+    bound: object
+    end_us: int
+    first: Candidate
+    start_us: int
+    subject: Subject
+
+
+class Plan(_Course):
     """What to check for one subject and tool, compiled once and good from `start_us` to `end_us`.
 
     `version` is the policy version it was compiled from; the store refuses another as stale.
     `bound` belongs to the store that uses the plan, `origin` to the governor that made it.
     """
 
-    __slots__ = (
-        "asks",
-        "bound",
-        "candidates",
-        "end_us",
-        "first",
-        "origin",
-        "start_us",
-        "subject",
-        "version",
-    )
+    __slots__ = ("candidates", "origin", "version")
 
     def __init__(
         self,
@@ -299,8 +316,8 @@ class Plan:
     ) -> None:
         self.subject = subject
         self.version = version
-        self.start_us = start_us
-        self.end_us = end_us
+        self.start_us = _one(start_us)
+        self.end_us = _one(end_us)
         self.candidates = candidates
         #: The requested tool's candidate.
         self.first = candidates[0]
@@ -308,7 +325,7 @@ class Plan:
         self.asks = len(candidates) > 1 or any(
             check.decision == "require_approval" for check in candidates[0].checks
         )
-        self.bound: object = None
+        self.bound = None
         #: What its maker needs to compile it again.
         self.origin: Any = None
 

@@ -166,7 +166,18 @@ class MemoryStorage(MemoryBook):
         if type(item) is not Settle:
             with self._lock:
                 return Book.resolve(self, item)
-        _, uid, event, _, _ = item
+        event = self.settle_now(item.uid, item.event)
+        if event is not None:
+            return event
+        with self._lock:
+            return Book.settle(self, item)
+
+    def settle_now(self, uid: int, event: UsageEvent) -> UsageEvent | None:
+        """Settle an open reservation of this store by the short path.
+
+        Returns:
+            The event; None where the book has to look: nothing was changed then.
+        """
         with self._lock:
             reservation: Any = event.source
             bound = reservation.holds if type(reservation) is Reservation else None
@@ -178,7 +189,7 @@ class MemoryStorage(MemoryBook):
                 or event.model != bound.model
                 or reservation.extra is not None
             ):
-                return Book.settle(self, item)
+                return None
             held = reservation.amounts
             posted = (event.cost_nanousd, event.tokens, event.requests, 0)
             crossed = False

@@ -239,15 +239,21 @@ def test_many_tasks_share_one_budget(governor: AsyncGovernor) -> None:
 def test_a_governed_async_generator_is_exact_or_estimated(governor: AsyncGovernor) -> None:
     """Read to the end it is exact; closed early, or let go, it is charged what was expected."""
     provider = Provider()
+    ended: list[str] = []
 
     @governor.govern(model="gpt-4o", tenant="acme")
     async def stream(prompt: str, max_tokens: int = 50) -> AsyncIterator[dict[str, Any]]:
         """Stream."""
         response = provider.answer(model="gpt-4o", prompt=prompt)
         usage = response.pop("usage")
-        yield response
-        await asyncio.sleep(0)
-        yield {**response, "usage": usage}
+        try:
+            yield response
+            await asyncio.sleep(0)
+            yield {**response, "usage": usage}
+        except GeneratorExit:
+            ended.append("closed")
+            raise
+        ended.append("exhausted")
 
     async def read() -> None:
         assert inspect.isasyncgenfunction(stream)
@@ -256,6 +262,8 @@ def test_a_governed_async_generator_is_exact_or_estimated(governor: AsyncGoverno
         closed: Any = stream("hi")
         await anext(closed)
         await closed.aclose()
+        assert ended == ["exhausted", "closed"]
+        assert len(await governor.events()) == 2
         dropped: Any = stream("hi")
         await anext(dropped)
         del dropped

@@ -61,7 +61,7 @@ governor = Governor(clock=FakeClock(), on_storage_error="allow", on_expiry="sett
 governor = Governor(clock=lambda: datetime.now(UTC), registry=ModelRegistry())
 
 Governor(subjects="closed")  # type: ignore[arg-type]
-Governor(storge="memory://")  # type: ignore[call-arg]
+Governor(store="memory://")  # type: ignore[call-arg]
 Governor(on_expiry=True)  # type: ignore[arg-type]
 
 with Governor() as opened:
@@ -147,7 +147,7 @@ except (BudgetExceeded, Refused) as refused:
 except StorageError as failed:
     assert_type(failed.spooled, bool)
 
-governor.guard(modle="gpt-4o")  # type: ignore[call-arg]
+governor.guard(llm="gpt-4o")  # type: ignore[call-arg]
 governor.guard(tenant="acme", model="gpt-4o", max_output_tokens="5")  # type: ignore[arg-type]
 
 
@@ -170,7 +170,7 @@ def stream(query: str) -> Iterator[str]:
 for chunk in stream("x"):
     assert_type(chunk, str)
 
-governor.govern(modle="gpt-4o")  # type: ignore[call-arg]
+governor.govern(llm="gpt-4o")  # type: ignore[call-arg]
 
 with fluxai.subject(tenant="acme", user="alice", run="42"):
     pass
@@ -248,7 +248,7 @@ async def main() -> None:
 
         await governor.reserve(model="gpt-4o", max_tokens=5)  # type: ignore[call-arg]
         await governor.settle(held, cost=0.01)  # type: ignore[arg-type]
-        AsyncGovernor(storge="memory://")  # type: ignore[call-arg]
+        AsyncGovernor(store="memory://")  # type: ignore[call-arg]
 
 
 asyncio.run(main())
