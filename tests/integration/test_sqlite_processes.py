@@ -201,6 +201,7 @@ def test_nothing_acknowledged_is_lost_when_processes_are_killed(
     for process in processes:
         assert process.stdout is not None
         acknowledged += [process.stdout.readline() for _ in range(lines)]
+        assert all(acknowledged), f"a busy process ended by itself: {process.wait(PATIENCE_S)}"
     for process in processes:
         process.kill()
     for process in processes:
