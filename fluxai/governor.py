@@ -197,9 +197,7 @@ class Governor:
         self._reserve_one = self.storage.reserve_one
         self._resolve_one = self.storage.resolve_one
         #: In memory a settle needs no batch, and so no item to queue.
-        self._settle_now = (
-            self.storage.settle_now if type(self.storage) is MemoryStorage else None
-        )
+        self._settle_now = self.storage.settle_now if type(self.storage) is MemoryStorage else None
         self._latest_us = 0
         self._stepped_us = 0
         self._offset_us = 0
@@ -216,9 +214,12 @@ class Governor:
         self.hops = Hops(blocking=self.storage.capabilities.blocking)
         self._refusals: OrderedDict[int, Decision] = OrderedDict()
         try:
+            if self._allow_unheld:
+                # Prices of tools have to be at hand when the store is not.
+                self.planner.fresh_catalog()
             self.replay_spool()
         except StorageError as error:
-            log.warning("spooled settlements wait: %s", error)
+            log.warning("the store can't be read yet; spooled settlements wait: %s", error)
             self._alerts.append(self._replay_some)
 
     # -- time and ids -----------------------------------------------------------------------
@@ -850,6 +851,7 @@ class Governor:
         usage: Usage | None = None,
         cost: Decimal | str | int | None = None,
         units: int | None = None,
+        provider: str | None = None,
         at: datetime | None = None,
     ) -> Settlement:
         """Enter money that was already spent. Never refused by a limit; idempotent by id.
@@ -858,6 +860,8 @@ class Governor:
             response: A provider's response; or `usage=`, or `cost=` in USD, or `units=` of a tool.
             id: Your name for this event; a repeat with the same arguments changes nothing.
             model: Which model it was, where the response does not say.
+            provider: Whose it was, where the response does not show it: the same model costs
+                differently at Azure, Groq or OpenRouter.
             at: When it was spent, aware; it picks the windows. By default now.
 
         Raises:
@@ -891,6 +895,7 @@ class Governor:
             units=units,
             model=model,
             tool=tool,
+            provider=provider,
             counted_us=counted_us,
             at=at,
             now_us=now_us,

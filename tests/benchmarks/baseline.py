@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import statistics
 import tempfile
 import threading
@@ -39,6 +41,35 @@ def pair() -> None:
     """Do one reserve and one settle."""
     reserve(1, 100)
     settle(1, 90)
+
+
+def wide_pairs(tenants: int) -> Callable[[], None]:
+    """Make a pair like `pair`, over as many tenants with five budgets each, drawn at random.
+
+    It shows what the machine's caches alone make of many tenants.
+    """
+    chance = random.Random(2)
+    names = [f"t{number}" for number in range(tenants)]
+    budgets = {name: [[10**15, 0, 0] for _ in range(5)] for name in names}
+    drawn = itertools.cycle([chance.choice(names) for _ in range(50_000)])
+    held: dict[int, int] = {}
+
+    def wide_pair() -> None:
+        five = budgets[next(drawn)]
+        with _lock:
+            for budget in five:
+                if budget[1] + budget[2] + 100 > budget[0]:
+                    return
+            for budget in five:
+                budget[2] += 100
+            held[1] = 100
+        with _lock:
+            amount = held.pop(1)
+            for budget in five:
+                budget[2] -= amount
+                budget[1] += 90
+
+    return wide_pair
 
 
 def in_turn(*functions: Callable[[], object], rounds: int = 200, each: int = 100) -> list[float]:

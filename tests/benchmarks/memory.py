@@ -122,9 +122,15 @@ def scaling() -> None:
         rounds=400,
         each=50,
     )
+    narrow, wide = baseline.in_turn(baseline.wide_pairs(10), baseline.wide_pairs(100_000))
     show(
         "Memory: reserve + settle as policies and tenants grow (p50)",
         [
+            Figure(
+                "the baseline pair itself with 100,000 tenants",
+                f"{wide:.2f} µs",
+                f"10 tenants {narrow:.2f} µs: {wide / narrow:.2f}×",
+            ),
             ratio("10,000 policies", b, a, 1.5, base_name="10 policies"),
             ratio("100,000 tenants, drawn at random", d, c, 1.5, base_name="10 tenants"),
         ],
