@@ -15,11 +15,12 @@ from fluxai.core.ledger import COST, REQUESTS, TOKENS, Subject
 from fluxai.core.money import PER_MILLION, to_nano
 from fluxai.core.usage import Usage
 from fluxai.core.windows import from_us
+from fluxai.costs.estimator import Cost
 from fluxai.costs.quick import quick_usage
 from fluxai.texts import text_of
 
 if TYPE_CHECKING:
-    from fluxai.costs.estimator import Cost, CostEstimator
+    from fluxai.costs.estimator import CostEstimator
     from fluxai.models.registry import ModelRegistry
     from fluxai.policy.catalog import ToolCatalog
 
@@ -212,6 +213,7 @@ class Pricer:
         units: int | None,
         model: str | None,
         tool: str | None,
+        provider: str | None,
         counted_us: int,
         at: datetime | None,
         now_us: int,
@@ -219,7 +221,7 @@ class Pricer:
         """Make the event of money that was already spent; see `Governor.record`."""
         given = None if cost is None else to_nano(cost, "cost", round_up=True)
         _require_one(response, usage)
-        for field, named in (("model", model), ("tool", tool)):
+        for field, named in (("model", model), ("tool", tool), ("provider", provider)):
             if named is not None:
                 check_text(field, named)
         name = model if model is not None else tool
@@ -228,7 +230,7 @@ class Pricer:
         tokens, requests = 0, 1
         answered = model
         if response is not None:
-            priced = self._cost(response, model, at, given)
+            priced = self._cost(response, model, at, given, provider)
             usage, version, nanousd = priced.usage, priced.price_version, priced.nanousd
             flags = priced.flags
             name = name or priced.model
@@ -241,7 +243,7 @@ class Pricer:
             by_token = catalog.unit(tool) == "tokens"
             tokens, requests = (counted, 1) if by_token else (0, counted)
         elif usage is not None and model is not None:
-            rates = self._registry.rates(model, counted_us)
+            rates = self._registry.rates(model, counted_us, provider=provider)
             nanousd, version = self._estimator.cost_of(usage, rates), rates.version
         else:
             raise InvalidRequest(
@@ -267,33 +269,36 @@ class Pricer:
             now_us,
             flags,
             version,
-            (usage, given, subject, name, None if at is None else counted_us, units),
+            (usage, given, subject, name, None if at is None else counted_us, units, provider),
         )
 
     def _cost(
-        self, response: Any, model: str | None, at: datetime | None, given: int | None
+        self,
+        response: Any,
+        model: str | None,
+        at: datetime | None,
+        given: int | None,
+        provider: str | None = None,
     ) -> Cost:
         """Price a response; where a cost is given, only its usage is read."""
-        from fluxai.costs.estimator import Cost
-
         if given is not None:
-            usage = Usage.parse(response)
+            usage = Usage.parse(response, provider)
             _require_usage(response, usage)
             return Cost(
                 nanousd=given,
                 usage=usage,
-                provider=None,
+                provider=provider,
                 model=model,
                 flags=usage.flags,
                 price_version="",
             )
         try:
-            cost = self._estimator.cost(response, at=at)
+            cost = self._estimator.cost(response, provider, at=at)
         except UnknownModel:
             if model is None:
                 raise
             # A deployment's own name, or none at all: it is the model that was asked for.
-            cost = self._estimator.cost(response, model=model, at=at)
+            cost = self._estimator.cost(response, provider, model, at=at)
         _require_usage(response, cost.usage)
         return cost
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fluxai.core.errors import NotFound, UnknownModel
 from fluxai.core.ledger import DEFAULT_OUTPUT_TOKENS
 from fluxai.core.windows import MAX_US
+from fluxai.models.standins import cheapest_able
 from fluxai.policy.compile import PricedTool
 
 if TYPE_CHECKING:
@@ -156,8 +157,6 @@ class ToolCatalog:
 
     def cheaper_models(self, model_id: str) -> list[str]:
         """Name a few cheaper models of the same provider that are able to do the same."""
-        from fluxai.models import cheapest_able
-
         found = self._cheaper.get(model_id)
         if found is None:
             cheapest = cheapest_able(self._registry, model_id)

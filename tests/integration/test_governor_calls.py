@@ -269,6 +269,16 @@ def test_records_of_every_kind(governor: Governor) -> None:
     assert {event.user for event in governor.events()} == {"alice"}
 
 
+def test_a_record_may_name_its_provider(governor: Governor) -> None:
+    """The same model costs what it costs where it ran."""
+    llama = {"tenant": "acme", "model": "llama-3.3-70b-versatile", "usage": Usage(input=10**6)}
+    assert governor.record(**llama, provider="groq", id="0").cost == Decimal("0.59")
+    response = completion("gpt-4o")
+    assert governor.record(response, tenant="acme", provider="azure", id="1").cost > 0
+    with pytest.raises(InvalidRequest, match="provider"):
+        governor.record(response, tenant="acme", provider="", id="2")
+
+
 def test_corrections_are_signed_and_idempotent(governor: Governor) -> None:
     """A credit is an event of its own in the same window; its id makes a repeat safe."""
     settlement = governor.settle(governor.reserve(**ASK), cost="1")

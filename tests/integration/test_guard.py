@@ -20,6 +20,7 @@ from fluxai import (
     PolicyDenied,
     SettlementConflict,
     StorageError,
+    Tool,
     Usage,
     UsageEvent,
 )
@@ -329,6 +330,20 @@ def test_fail_open_works_without_any_rule_read_before(tmp_path: Path) -> None:
     assert (event.cost, event.late) == (provider.charged, True)
     # The rules are read again as soon as the store answers.
     assert not governor.reserve(**ASK).allowed
+
+
+def test_fail_open_knows_the_prices_of_tools(tmp_path: Path) -> None:
+    """Tools are priced as they were on opening; one that nobody knows is an error of the store."""
+    storage = BrokenStorage(spool_path=tmp_path / "spool")
+    Governor(storage, clock=FakeClock()).tools.put(Tool(id="search", cost_per_unit="0.01"))
+    governor = Governor(storage, clock=FakeClock(), on_storage_error="allow")
+    storage.down = True
+    held = governor.reserve(tenant="acme", tool="search", units=2)
+    assert (held.allowed, held.estimate.highest) == (True, Decimal("0.02"))
+    with pytest.raises(StorageError, match="out of reach"):
+        governor.reserve(tenant="acme", tool="lookup")
+    storage.down = False
+    assert governor.settle(held).cost == Decimal("0.02")
 
 
 def test_failing_closed_raises_before_the_body(tmp_path: Path) -> None:
