@@ -76,9 +76,13 @@ def _read(body: object, said: str | None) -> Reading:
     counts = Counts()
     body = unwrapped(body)
     shown = read_usage(body, counts)
+    usage = Usage.trusted(counts.kinds)
+    if usage.is_zero and not counts.flags and not _has_number(get(body, "usage"), 0):
+        # A usage that states no number at all is not a usage of zero.
+        counts.flag(NO_USAGE)
     if counts.flags:
         counts.kinds["flags"] = tuple(counts.flags)
-    usage = Usage.trusted(counts.kinds)
+        usage = Usage.trusted(counts.kinds)
     model = _model(body)
     inferred = None
     if model is None and usage.seconds and not usage.total and said in {None, "openai", "azure"}:
@@ -92,6 +96,19 @@ def _read(body: object, said: str | None) -> Reading:
         at_us=_created(body),
         tier=_tier(body),
     )
+
+
+def _has_number(shown: object, depth: int) -> bool:
+    """Say whether a field called `usage` states any number; True where there is no such field."""
+    if depth == 0 and shown is None:
+        return True
+    if isinstance(shown, (int, float, Decimal)):
+        return not isinstance(shown, bool)
+    if isinstance(shown, str):
+        return shown.strip().lstrip("+-").replace(".", "", 1).isdigit()
+    if depth > _DEPTH_MAX:
+        return True
+    return any(_has_number(value, depth + 1) for value in fields(shown).values())
 
 
 def _together(readings: list[Reading], tier: str | None) -> Reading:
@@ -137,6 +154,7 @@ def _witness(body: object) -> str | None:
     return "deepseek" if "prompt_cache_hit_tokens" in usage else None
 
 
+_DEPTH_MAX: Final = 4
 _MICROS: Final = 1_000_000
 #: The years that a response can be from: 2015 to 2100.
 _EARLIEST_S: Final = 1_420_070_400

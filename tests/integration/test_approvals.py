@@ -81,6 +81,7 @@ def test_an_approved_call_runs_exactly_once(governor: Governor) -> None:
     again = governor.reserve(**ASK, approval_id=asked.id)
     assert (again.allowed, again.decision) == (False, "denied")
     assert "used" in again.message
+    assert governor.explain(again.id).message == again.message
     assert spent(governor) == Decimal("0.001")
 
 

@@ -297,6 +297,16 @@ def test_corrections_are_signed_and_idempotent(governor: Governor) -> None:
     assert len(set(unnamed)) == 2
 
 
+def test_an_event_id_of_two_tenants_has_to_say_whose(governor: Governor) -> None:
+    """Record ids are each tenant's own, so a correction never moves another tenant's money."""
+    for tenant in ("acme", "globex"):
+        governor.record(tenant=tenant, model="gpt-4o", cost="1", id="invoice-1")
+    with pytest.raises(InvalidRequest, match="tenant="):
+        governor.adjust("invoice-1", "-1", reason="r", by="ops")
+    governor.adjust("invoice-1", "-1", reason="r", by="ops", tenant="globex")
+    assert (spent(governor), spent(governor, "globex")) == (1, 0)
+
+
 def test_a_uuid_may_be_a_record_s_id(governor: Governor) -> None:
     """An id that looks like one of ours is found again as it was given."""
     name = "8d8ac610-566d-4ef0-9c22-186b2a5ed793"
@@ -360,3 +370,15 @@ def test_a_governor_closes_with_its_block(tmp_path: Path) -> None:
         governor.record(tenant="acme", model="gpt-4o", cost="1", id="x")
     with Governor(url) as governor:
         assert spent(governor) == 1
+
+
+@pytest.mark.parametrize("shown", [{"tokens": "many"}, {"input_tokens": None}])
+def test_a_usage_without_any_number_is_not_a_usage_of_zero(
+    governor: Governor, shown: dict[str, Any]
+) -> None:
+    """What states no number at all is refused and changes nothing: it never settles at $0."""
+    held = governor.reserve(**ASK)
+    with pytest.raises(InvalidRequest, match="no usage"):
+        governor.settle(held, {"model": "gpt-4o", "usage": shown})
+    assert held.state == "reserved"
+    assert not governor.events()
