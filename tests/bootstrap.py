@@ -114,8 +114,10 @@ def _create() -> None:
 def _install_requirements() -> None:
     total = len(re.findall(r"^[^\s#]+==", REQUIREMENTS.read_text(encoding="utf-8"), re.MULTILINE))
     _say(f"installing {total} pinned packages")
+    # The file is complete, so nothing is resolved: a release newer than what it pins can't get in.
+    exactly = ("--no-deps", "--require-hashes", "--only-binary=:all:")
     _run(
-        [*_PIP_INSTALL, "--require-hashes", "--only-binary=:all:", "-r", str(REQUIREMENTS)],
+        [*_PIP_INSTALL, *exactly, "-r", str(REQUIREMENTS)],
         on_failure="the pinned packages could not be installed",
         count_of=total,
     )

@@ -91,7 +91,7 @@ def to_decimal(nanos: int) -> Decimal:
 def format_usd(nanos: int) -> str:
     """Write an amount as people read it: `$5.00`, `-$0.0123`, every nano kept."""
     value = to_decimal(abs(nanos))
-    return f"{'-' if nanos < 0 else ''}${value:,}"
+    return f"{'-' if nanos < 0 else ''}${value:,f}"
 
 
 def ceil_per_million(numerator: int) -> int:

@@ -16,6 +16,7 @@ RING_BUCKETS = 60
 LEAST_OUTPUT = 256
 DEFAULT_OUTPUT = 4_096
 EXPIRED_BY_ONE_RESERVE = 64
+WAITING_AT_ONCE = 100
 
 #: Nano-USD a unit, or a token.
 UNIT, CHEAP, LARGE, SMALL = "m-unit", "m-cheap", "m-large", "m-small"
@@ -225,6 +226,10 @@ class Model:
                 self._expire(held, settle=self.settle_on_expiry)
             if overdue:
                 verdict = self._decide(call, who)
+        waiting = [held for held in self.held.values() if held.state == "pending"]
+        mine = sum(held.who.tenant == who.tenant for held in waiting)
+        if verdict.decision == "pending_approval" and mine >= WAITING_AT_ONCE:
+            verdict.decision = "denied"
         return verdict
 
     def _decide(self, call: Call, who: Who) -> Verdict:

@@ -95,6 +95,17 @@ class Alerts(Case):
         assert not dimes(governor, 30).allowed
         assert alerts == []
 
+    def test_a_lowered_limit_is_announced_with_the_next_call(
+        self, governor: Governor, alerts: list[Any]
+    ) -> None:
+        """Where a limit comes down upon its balance, the call that it refuses says so."""
+        limit(governor, "5")
+        dimes(governor, 10)
+        limit(governor, "1")
+        assert alerts == []
+        assert not dimes(governor).allowed
+        assert said(alerts) == [("limit", "0.8"), ("limit", "1.0")]
+
     def test_an_outbox_keeps_what_was_said(self, governor: Governor, alerts: list[Any]) -> None:
         """Alerts can be read again in order, from any point on."""
         limit(governor, "0.10", tenant_id="*")

@@ -43,6 +43,7 @@ class Approvals(Case):
         assert (waiting.decision, waiting.id) == ("pending_approval", held.id)
         approval = asking.approvals.approve(held.id, by="bob")
         assert (approval.state, approval.by, approval.amount) == ("approved", "bob", DIME)
+        assert approval.decided_at == approval.requested_at
         run = dimes(asking, approval_id=held.id)
         assert (run.id, run.decision, run.allowed) == (held.id, "allowed", True)
         assert sums(asking, "ask") == (0, DIME)
@@ -78,7 +79,8 @@ class Approvals(Case):
         """A no ends the reservation; it can't be run, nor approved afterwards."""
         held = dimes(asking)
         approval = asking.approvals.reject(held.id, by="bob", reason="too dear")
-        assert (approval.state, approval.reason) == ("rejected", "too dear")
+        assert (approval.state, approval.by, approval.reason) == ("rejected", "bob", "too dear")
+        assert approval.decided_at is not None
         assert asking.approvals.reject(held.id, by="bob").state == "rejected"
         assert (state(asking, held), sums(asking, "ask")) == ("released", (0, 0))
         with pytest.raises(ApprovalConflict):

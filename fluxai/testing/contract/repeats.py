@@ -151,6 +151,21 @@ class Repeats(Case):
         assert sums(governor) == (Decimal("0.03"), 0)
         assert len(governor.events()) == 1
 
+    def test_the_key_of_a_lost_reservation_is_taken_in_with_it(
+        self, open_governor: Callable[..., Governor], governor: Governor
+    ) -> None:
+        """A call that was settled here can't be made again under its key, wherever it was held."""
+        limit(governor, "1")
+        elsewhere = open_governor(storage="memory://")
+        elsewhere.tools.put(governor.tools.get(TOOL))
+        held = dimes(elsewhere, idempotency_key="k")
+        governor.settle(held, cost="0.03")
+        again = dimes(governor, idempotency_key="k")
+        assert (again.id, again.state) == (held.id, "settled")
+        with pytest.raises(IdempotencyConflict):
+            dimes(governor, 2, idempotency_key="k")
+        assert sums(governor) == (Decimal("0.03"), 0)
+
     def test_recorded_ids_name_one_event(self, governor: Governor) -> None:
         """The same id with the same arguments is the same event; with others, a conflict."""
         limit(governor, "10")
@@ -186,6 +201,9 @@ class Repeats(Case):
         for _ in range(2):
             governor.adjust("e", "0.1", reason="fee", by="bob")
         assert sums(governor) == (Decimal("1.7"), 0)
+        held = dimes(governor)
+        with pytest.raises(IdempotencyConflict):
+            governor.adjust("e", "0.1", reason="fee", by="bob", id=held.id)
         with pytest.raises(NotFound):
             governor.adjust("never", "0.1", reason="fee", by="bob")
 

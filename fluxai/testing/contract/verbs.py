@@ -13,6 +13,7 @@ from fluxai.core.ids import Uuid7Source
 from fluxai.core.ledger import Subject
 from fluxai.core.windows import MAX_US
 from fluxai.storage.base import (
+    Adjust,
     Change,
     Conflict,
     Extend,
@@ -212,6 +213,16 @@ class Verbs(Case):
         event = settle_at(_held_elsewhere(tenant, uid), DIME).event
         event.source = record_of(one_limit(tenant, DOLLAR), "e", DIME).event.source
         assert isinstance(storage.resolve_one(Settle(tenant, uid, event)), Unknown)
+        correction = Adjust(
+            tenant=tenant,
+            event_key=uid,
+            key="fix",
+            at_us=NOON_US,
+            cost_nanousd=DIME,
+            note="because",
+            outcome="fix",
+        )
+        assert storage.resolve_one(correction) == Unknown("event", uid)
         assert isinstance(
             storage.resolve_one(Release(tenant=tenant, uid=uid, at_us=NOON_US)), Unknown
         )
