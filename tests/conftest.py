@@ -1,4 +1,4 @@
-"""What every test may ask for: recorded provider responses, and how hard Hypothesis tries."""
+"""What every test may ask for: recorded responses, real servers, and how hard Hypothesis tries."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.servers import postgres, postgrest
+
+pytest_plugins = ["tests.servers.fixtures"]
 
 _VARIABLE = "FLUXAI_TEST_DATA"
 _NO_DATA = f"{_VARIABLE} is not set"
@@ -63,12 +67,11 @@ def recorded_responses(recorded_data: Path) -> tuple[dict[str, Any], ...]:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter,
 ) -> Generator[None, object, object]:
-    """Say last, in one loud line, what was not tried for want of recorded data."""
+    """Say last, in one loud line each, what was not tried for want of data or of a server."""
     result = yield
-    skipped = sum(
-        _NO_DATA in str(report.longrepr) for report in terminalreporter.stats.get("skipped", ())
-    )
-    if skipped:
-        line = f"!!! {skipped} TESTS SKIPPED BECAUSE {_NO_DATA.upper()} !!!"
-        terminalreporter.write_line(line, red=True, bold=True)
+    reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", ())]
+    for missing in (_NO_DATA, postgres.MISSING, postgres.NOT_OURS, postgrest.MISSING):
+        if skipped := sum(missing in reason for reason in reasons):
+            line = f"!!! {skipped} TESTS SKIPPED BECAUSE {missing.upper()} !!!"
+            terminalreporter.write_line(line, red=True, bold=True)
     return result

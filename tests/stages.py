@@ -28,8 +28,8 @@ def codespell(extra: Sequence[str]) -> int:
 
 
 def mypy(extra: Sequence[str]) -> int:
-    """Check types strictly: the package, the typing test and the test runner."""
-    paths = ("fluxai", "tests/typing", "tests/conftest.py", "tests/__main__.py")
+    """Check types strictly: the package, the typing test, the test runner and its servers."""
+    paths = ("fluxai", "tests/typing", "tests/servers", "tests/conftest.py", "tests/__main__.py")
     return _run("mypy", *(extra or [path for path in paths if _holds_python(path)]))
 
 

@@ -1,0 +1,1 @@
+"""The real servers that tests run against: PostgreSQL, PostgREST, and a proxy that breaks the wire."""

@@ -1,0 +1,96 @@
+"""Fixtures of real servers: ask for them by name in any test.
+
+`FLUXAI_TEST_POSTGRES_URL` names a server to use instead of one of our own: its user must be allowed
+to create databases, and roles for Supabase. `FLUXAI_TEST_POSTGRES_VERSION` chooses another
+installed release, by its first number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from tests.servers import postgres, postgrest
+from tests.servers.postgres import Databases, PostgresServer
+from tests.servers.postgrest import Postgrest
+from tests.servers.supabase import SupabaseDatabase, create_supabase_database
+from tests.servers.tcp_proxy import TcpProxy
+
+_URL = "FLUXAI_TEST_POSTGRES_URL"
+_VERSION = "FLUXAI_TEST_POSTGRES_VERSION"
+
+StartPostgrest = Callable[..., Postgrest]
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Databases]:
+    """Return a PostgreSQL server, one for each test process, or skip where none is installed."""
+    if url := os.environ.get(_URL):
+        yield Databases(url)
+        return
+    installed = postgres.available()
+    if not installed:
+        pytest.skip(postgres.MISSING)
+    if version := os.environ.get(_VERSION):
+        installed = [binaries for binaries in installed if str(binaries.major) == version]
+        assert installed, f"{_VERSION}={version}, and that release is not installed"
+    with PostgresServer.start(installed[0]) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Databases) -> Iterator[str]:
+    """Return the URL of a fresh, empty database, dropped after the test."""
+    url = postgres_server.create_database()
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture
+def stoppable_postgres(postgres_server: Databases) -> Iterator[PostgresServer]:
+    """Return the server to stop and start, or skip where it is not ours; it runs again afterwards."""
+    if not isinstance(postgres_server, PostgresServer):
+        pytest.skip(postgres.NOT_OURS)
+    yield postgres_server
+    if not postgres_server.running:
+        postgres_server.start_again()
+
+
+@pytest.fixture
+def postgres_proxy(postgres_server: Databases) -> Iterator[TcpProxy]:
+    """Return a proxy in front of the server: `postgres_proxy.through(postgres_url)`."""
+    with TcpProxy(postgres_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def supabase_database(postgres_server: Databases) -> Iterator[SupabaseDatabase]:
+    """Return a fresh database with the roles and the `auth` schema of hosted Supabase."""
+    database = create_supabase_database(postgres_server)
+    yield database
+    postgres_server.drop_database(database.admin_url)
+
+
+@pytest.fixture(scope="session")
+def postgrest_program() -> None:
+    """Fetch PostgREST once, or skip where there is none for this machine."""
+    try:
+        postgrest.program()
+    except postgrest.Unavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def start_postgrest(
+    postgrest_program: None, supabase_database: SupabaseDatabase
+) -> Iterator[StartPostgrest]:
+    """Return a function that starts PostgREST on `supabase_database`; all end after the test."""
+    with contextlib.ExitStack() as started:
+
+        def start(*, schemas: Sequence[str] = ("public",)) -> Postgrest:
+            return started.enter_context(Postgrest.start(supabase_database, schemas=schemas))
+
+        yield start
