@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import http
+import http.client
 import platform
 import shutil
 import signal
@@ -19,7 +19,6 @@ import subprocess
 import tarfile
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -123,6 +122,10 @@ class Postgrest:
             connection.execute("NOTIFY pgrst, 'reload schema'")
         self._wait(lambda: self._text_of_log().count(_LOADED) > before)
 
+    def wait_until_ready(self) -> None:
+        """Wait until PostgREST reaches its database, after that was away."""
+        self._wait(self._is_ready)
+
     def close(self) -> None:
         """End the server and remove its folder."""
         self.proxy.close()
@@ -162,14 +165,14 @@ class Postgrest:
             log=self._log,
             environment={f"PGRST_{name.upper()}": value for name, value in settings.items()},
         )
-        self._wait(self._is_ready)
+        self.wait_until_ready()
         return self._program
 
     def _is_ready(self) -> bool:
-        with contextlib.suppress(OSError):
-            url = f"http://127.0.0.1:{self._admin_port}/ready"
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                return bool(answer.status == http.HTTPStatus.OK)
+        asked = http.client.HTTPConnection("127.0.0.1", self._admin_port, timeout=5)
+        with contextlib.closing(asked), contextlib.suppress(OSError):
+            asked.request("GET", "/ready")
+            return asked.getresponse().status == http.HTTPStatus.OK
         return False
 
     def _wait(self, is_done: Callable[[], bool]) -> None:
