@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from fluxai.arguments import count
 from fluxai.core.errors import InvalidRequest, NotFound, UnknownModel
 from fluxai.core.ids import uuid_text
+from fluxai.core.ledger import CounterFilter
 from fluxai.core.money import to_nano
 from fluxai.core.windows import from_us
 from fluxai.costs.names import provider_name
-from fluxai.policy.compile import feeds, find_cycle, name_of
+from fluxai.policy.compile import fed_by, find_cycle, name_of
 from fluxai.policy.records import Grant, Policy, Tenant, Tool, User, dump
 from fluxai.storage.base import Change
 
 if TYPE_CHECKING:
-    from fluxai.core.ledger import CounterKey
     from fluxai.governor import Governor
     from fluxai.models.model import Model
 
@@ -29,14 +29,14 @@ class _Registry:
     def __init__(self, governor: Governor) -> None:
         self._governor = governor
 
-    def _apply(self, *changes: Change, drop: Callable[[CounterKey], bool] | None = None) -> None:
-        """Change records. `drop` names the counters that nothing feeds any more after it.
+    def _apply(self, *changes: Change, unfed: Iterable[CounterFilter] = ()) -> None:
+        """Change records. `unfed` names the counters that nothing feeds any more after it.
 
         A counter is a sum kept at hand: one that is dropped too many is opened again from its
         events and open reservations, but one that stayed unfed would be wrong later.
         """
         governor = self._governor
-        governor.storage.apply(changes, drop=drop)
+        governor.storage.apply(changes, unfed=tuple(unfed))
         for change in changes:
             governor.planner.forget(change.scope)
 
@@ -67,7 +67,7 @@ class Tenants(_Registry):
         tenant = Tenant.model_validate(tenant)
         self._apply(
             Change(kind=self.kind, scope=tenant.id, id=tenant.id, body=dump(tenant)),
-            drop=_unfed_by(self._rows(scope=tenant.id, id=tenant.id), tenant),
+            unfed=_unfed_by(self._rows(scope=tenant.id, id=tenant.id), tenant),
         )
         return tenant
 
@@ -89,19 +89,19 @@ class Tenants(_Registry):
             raise self._missing(id)
         self._apply(
             Change(kind=self.kind, scope=id, id=id, body=None),
-            drop=_unfed_by(before, Tenant(id=id)),
+            unfed=_unfed_by(before, Tenant(id=id)),
         )
 
 
-def _unfed_by(before: Sequence[dict[str, Any]], now: Tenant) -> Callable[[CounterKey], bool] | None:
+def _unfed_by(before: Sequence[dict[str, Any]], now: Tenant) -> list[CounterFilter]:
     """Name the counters that a tenant's record no longer feeds: moved windows, lifted limits."""
     old = Tenant.model_validate(before[0]) if before else Tenant(id=now.id)
     if old.calendar() != now.calendar():
-        return lambda key: key.kind in ("hourly", "daily", "weekly", "monthly")
+        return [CounterFilter(kinds=("hourly", "daily", "weekly", "monthly"))]
     limits = ("soft_limit", "hard_limit", "limit_period")
     if any(getattr(old, name) != getattr(now, name) for name in limits):
-        return lambda key: key.measure == "cost" and key.kind in ("daily", "monthly")
-    return None
+        return [CounterFilter(measure="cost", kinds=("daily", "monthly"))]
+    return []
 
 
 class Users(_Registry):
@@ -116,9 +116,7 @@ class Users(_Registry):
             self._governor.tenants.get(user.tenant_id)
         self._apply(
             Change(kind=self.kind, scope=user.tenant_id, id=user.id, body=dump(user)),
-            drop=lambda key: (
-                user.personal_cap is None and (key.scope, key.value) == ("user", user.id)
-            ),
+            unfed=[CounterFilter(scope="user", value=user.id)] if user.personal_cap is None else [],
         )
         return user
 
@@ -138,7 +136,7 @@ class Users(_Registry):
         self.get(id, tenant=tenant)
         self._apply(
             Change(kind=self.kind, scope=tenant, id=id, body=None),
-            drop=lambda key: (key.scope, key.value) == ("user", id),
+            unfed=[CounterFilter(scope="user", value=id)],
         )
 
 
@@ -236,7 +234,7 @@ class Policies(_Registry):
         self._apply(
             *moved,
             Change(kind=self.kind, scope=policy.tenant_id, id=policy.id, body=dump(policy)),
-            drop=lambda key: any(feeds(old, key) and not feeds(policy, key) for old in before),
+            unfed=[fed_by(old)._replace(besides=fed_by(policy)) for old in before],
         )
         return policy
 
@@ -295,7 +293,7 @@ class Policies(_Registry):
         self._apply(
             Change(kind=self.kind, scope=scope, id=id, body=None),
             *grants,
-            drop=lambda key: feeds(policy, key),
+            unfed=[fed_by(policy)],
         )
 
     def grant(self, policy_id: str, amount: Decimal | str | int, until: datetime, by: str) -> Grant:

@@ -58,6 +58,37 @@ class CounterKey(NamedTuple):
     start_us: int
 
 
+class CounterFilter(NamedTuple):
+    """Which counters are meant: each field that is given has to fit.
+
+    Attributes:
+        tenant, scope, value, measure: As in `CounterKey`.
+        label: The name of a label, whichever its value.
+        kinds: The window's kind is one of these; any, where there are none.
+        besides: Not those that this one means.
+    """
+
+    tenant: str | None = None
+    scope: str | None = None
+    value: str | None = None
+    label: str | None = None
+    measure: str | None = None
+    kinds: tuple[str, ...] = ()
+    besides: CounterFilter | None = None
+
+    def fits(self, key: CounterKey) -> bool:
+        """Say whether a counter is meant."""
+        return (
+            self.tenant in (None, key.tenant)
+            and self.scope in (None, key.scope)
+            and self.value in (None, key.value)
+            and (self.label is None or key.value.startswith(f"{self.label}="))
+            and self.measure in (None, key.measure)
+            and (not self.kinds or key.kind in self.kinds)
+            and (self.besides is None or not self.besides.fits(key))
+        )
+
+
 class _Figures:
     """What every check and hold touches, side by side.
 

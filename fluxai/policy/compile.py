@@ -16,6 +16,7 @@ from fluxai.core.ledger import (
     MEASURES,
     Candidate,
     Check,
+    CounterFilter,
     CounterKey,
     Plan,
     Subject,
@@ -503,16 +504,25 @@ def name_of(policy: Policy) -> str:
     return name if len(name) <= 128 else hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
-def feeds(policy: Policy, key: CounterKey) -> bool:
-    """Say whether a policy makes calls count in a counter (a tool's spelling left aside)."""
+def fed_by(policy: Policy) -> CounterFilter:
+    """Say which counters a policy makes calls count in.
+
+    A tool's spelling is left aside: its limit is taken to feed every tool's.
+    """
     measure = "requests" if policy.counts == "concurrent" else policy.measure
-    if policy.tenant_id not in ("*", key.tenant):
-        return False
-    if (policy.scope, measure, policy.window_kind) != (key.scope, key.measure, key.kind):
-        return False
-    if policy.scope in ("tenant", "tool") or policy.scope_id in (None, key.value):
-        return True
-    return policy.scope == "label" and key.value.startswith(f"{policy.scope_id}=")
+    value = label = None
+    if policy.scope == "user" or (policy.scope == "label" and "=" in (policy.scope_id or "")):
+        value = policy.scope_id
+    elif policy.scope == "label":
+        label = policy.scope_id
+    return CounterFilter(
+        tenant=None if policy.tenant_id == "*" else policy.tenant_id,
+        scope=policy.scope,
+        value=value,
+        label=label,
+        measure=measure,
+        kinds=(policy.window_kind,),
+    )
 
 
 def find_cycle(edges: Mapping[str, Iterable[str]]) -> list[str] | None:

@@ -8,14 +8,14 @@ failures raise, as `StorageError`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
 
 from fluxai.core.decisions import Approval, Reservation, UsageEvent, measured
-from fluxai.core.ledger import Candidate, CounterKey, Need, Plan, Subject
+from fluxai.core.ledger import Candidate, CounterFilter, CounterKey, Need, Plan, Subject
 from fluxai.core.windows import from_us
 
 #: A version of the rules: (that of every tenant, that of this one).
@@ -380,11 +380,11 @@ class Storage(Protocol):
         changes: Sequence[Change],
         expected_version: Version | None = None,
         *,
-        drop: Callable[[CounterKey], bool] | None = None,
+        unfed: Sequence[CounterFilter] = (),
     ) -> None:
         """Change records in one transaction and raise the versions they concern.
 
-        `drop` names counters of the tenants concerned that nothing will feed any more; they are
+        `unfed` names counters of the tenants concerned that nothing will feed any more; they are
         deleted in the same transaction, unless something is carried in them. A counter is a sum
         kept at hand, and is opened again from its events and open reservations when needed.
         """

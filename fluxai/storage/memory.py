@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -17,7 +17,7 @@ from fluxai.core.decisions import (
     UsageEvent,
 )
 from fluxai.core.errors import StorageError
-from fluxai.core.ledger import NEVER, CounterKey, Plan
+from fluxai.core.ledger import NEVER, CounterFilter, CounterKey, Plan
 from fluxai.core.money import PER_MILLION
 from fluxai.storage.base import (
     Ask,
@@ -279,7 +279,7 @@ class MemoryStorage(MemoryBook):
         changes: Sequence[Change],
         expected_version: Version | None = None,
         *,
-        drop: Callable[[CounterKey], bool] | None = None,
+        unfed: Sequence[CounterFilter] = (),
     ) -> None:
         """Change records; what was compiled from the old ones is stale from here on."""
         with self._lock:
@@ -304,7 +304,7 @@ class MemoryStorage(MemoryBook):
                 for ledger in stale:
                     kill_bounds(ledger)
                     for key, counter in list(ledger.counters.items()):
-                        if drop is not None and drop(key):
+                        if any(one.fits(key) for one in unfed):
                             drop_counter(ledger, key)
                             if counter.carried:
                                 rest_counter(ledger, counter)

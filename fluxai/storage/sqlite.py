@@ -8,14 +8,12 @@ import sqlite3
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fluxai.core.errors import StorageError
 from fluxai.core.windows import DAY_US, MIN_US
 from fluxai.storage.base import (
-    Adjust,
     Alert,
     Ask,
     Balance,
@@ -24,16 +22,14 @@ from fluxai.storage.base import (
     LedgerReport,
     Notices,
     Overdue,
-    Record,
     Refusal,
     Resolution,
     Rules,
-    Settle,
     UsageRow,
     Version,
 )
 from fluxai.storage.combiner import Combiner
-from fluxai.storage.outcomes import outcome_text
+from fluxai.storage.items import Before, Item, at_the_door, event_key, name_of, time_of
 from fluxai.storage.sqlite_book import SqliteBook, balance_of
 from fluxai.storage.sqlite_file import SqliteFile
 from fluxai.storage.sqlite_resident import Resident, resident_of
@@ -42,24 +38,20 @@ from fluxai.storage.sqlite_rows import (
     alert_of,
     approval_of,
     counter_of,
-    event_key,
     event_of,
-    with_outcome_text,
 )
 from fluxai.storage.sqlite_verify import verify
 from fluxai.storage.statements import load_statements
 
 if TYPE_CHECKING:
     from fluxai.core.decisions import Approval, Reservation, UsageEvent
-    from fluxai.core.ledger import CounterKey
+    from fluxai.core.ledger import CounterFilter, CounterKey
 
 log = logging.getLogger("fluxai")
 
 #: After so many changed rows the log is moved into the file, and ended windows are let go.
 ROWS_PER_TIDYING = 2_000
 ENDED_PER_TIDYING = 1_000
-
-_Item = Ask | Resolution
 
 
 class SqliteStorage:
@@ -92,7 +84,7 @@ class SqliteStorage:
         self.tidying_errors = 0
         self._file = SqliteFile(url, busy_timeout_s=busy_timeout_s, mounts=mounts)
         self._sql = load_statements("sqlite_queries.sql")
-        self._combiner: Combiner[_Item, Any] = Combiner(_weakly(self))
+        self._combiner: Combiner[Item, Any] = Combiner(_weakly(self))
         # At exit, threads that nobody waits for may still be in the middle of a verb.
         weakref.finalize(self, self._combiner.close)
         self._resident: Resident | None = None
@@ -131,8 +123,8 @@ class SqliteStorage:
 
     def resolve_one(self, item: Resolution) -> Any:
         """Resolve one item, in one transaction with whatever else is waiting."""
-        item = _at_the_door(item)
-        return self._submit(item, _name(item), urgent=True)
+        item = at_the_door(item)
+        return self._submit(item, name_of(item), urgent=True)
 
     def reserve(self, asks: Sequence[Ask]) -> list[Reservation | Refusal]:
         """Decide asks in one transaction."""
@@ -140,7 +132,7 @@ class SqliteStorage:
 
     def resolve(self, items: Sequence[Resolution]) -> list[Any]:
         """Resolve items in one transaction."""
-        return self._together([_at_the_door(item) for item in items])
+        return self._together([at_the_door(item) for item in items])
 
     def withdraw(self, ask: Ask) -> bool:
         """Take back an ask that waits in another thread, which then gets `Withdrawn`.
@@ -155,13 +147,13 @@ class SqliteStorage:
         with self._item_faults(), self._writing() as book:
             return book.expire(at_us, limit, on_expiry)
 
-    def _together(self, items: Sequence[_Item]) -> list[Any]:
+    def _together(self, items: Sequence[Item]) -> list[Any]:
         with self._item_faults():
             answers = self._carry_out(items)
         self._tidy()
         return answers
 
-    def _submit(self, item: _Item, name: Hashable, *, urgent: bool) -> Any:
+    def _submit(self, item: Item, name: Hashable, *, urgent: bool) -> Any:
         with self._item_faults():
             answer = self._combiner.submit(item, urgent=urgent, name=name)
         self._tidy()
@@ -184,11 +176,11 @@ class SqliteStorage:
             self.tidying_errors += 1
             log.warning("%s could not be tidied up; it will be tried again: %s", self.url, error)
 
-    def _carry_out(self, items: Sequence[_Item]) -> list[Any]:
+    def _carry_out(self, items: Sequence[Item]) -> list[Any]:
         """Carry out a batch in one transaction, whole or not at all."""
         if not items:
             return []
-        before = [_Before(item.reservation) for item in items if isinstance(item, Ask)]
+        before = [Before(item.reservation) for item in items if isinstance(item, Ask)]
         try:
             with self._writing() as book:
                 book.prefetch(items)
@@ -196,7 +188,7 @@ class SqliteStorage:
                     book.reserve(item) if isinstance(item, Ask) else book.resolve(item)
                     for item in items
                 ]
-                self._latest_us = max(self._latest_us, _time_of(items[-1]))
+                self._latest_us = max(self._latest_us, time_of(items[-1]))
                 return answers
         except BaseException:
             for kept in before:
@@ -234,7 +226,7 @@ class SqliteStorage:
         changes: Sequence[Change],
         expected_version: Version | None = None,
         *,
-        drop: Callable[[CounterKey], bool] | None = None,
+        unfed: Sequence[CounterFilter] = (),
     ) -> None:
         """Change records; what was compiled from the old ones is stale from here on.
 
@@ -248,9 +240,9 @@ class SqliteStorage:
                     raise StorageError("the rules changed meanwhile; read them again and retry")
             book.put_records(changes)
             book.raise_versions(scopes)
-            if drop is not None:
+            if unfed:
                 for scope in scopes:
-                    book.drop_counters(drop, None if scope == "*" else scope)
+                    book.drop_counters(unfed, None if scope == "*" else scope)
 
     def version(self, tenant: str) -> Version:
         """Read the version of the rules that decide about a tenant."""
@@ -392,70 +384,16 @@ class SqliteStorage:
             return connection.execute(self._sql[name], values).fetchall()
 
 
-def _weakly(storage: SqliteStorage) -> Callable[[Sequence[_Item]], list[Any]]:
+def _weakly(storage: SqliteStorage) -> Callable[[Sequence[Item]], list[Any]]:
     """Carry out batches of a store without keeping it alive."""
     reference = weakref.ref(storage)
 
-    def carry_out(items: Sequence[_Item]) -> list[Any]:
+    def carry_out(items: Sequence[Item]) -> list[Any]:
         alive = reference()
         assert alive is not None  # noqa: S101 -- the caller is inside one of its methods
         return alive._carry_out(items)
 
     return carry_out
-
-
-class _Before:
-    """A reservation as its caller made it, for when the batch that decided it is rolled back."""
-
-    __slots__ = ("expires_us", "extra", "reservation")
-
-    def __init__(self, reservation: Reservation) -> None:
-        self.reservation = reservation
-        self.expires_us = reservation.expires_us
-        self.extra = None if reservation.extra is None else replace(reservation.extra)
-
-    def restore(self) -> None:
-        self.reservation.expires_us = self.expires_us
-        self.reservation.extra = self.extra
-
-
-def _time_of(item: _Item) -> int:
-    match item:
-        case Ask():
-            return item.reservation.counted_us
-        case Settle() | Record():
-            return item.event.at_us
-        case _:
-            return item.at_us
-
-
-def _at_the_door(item: Resolution) -> Resolution:
-    """Give what the caller passed the form in which it is stored and compared."""
-    match item:
-        case Settle():
-            return item._replace(event=with_outcome_text(item.event))
-        case Record():
-            return replace(item, event=with_outcome_text(item.event))
-        case Adjust():
-            return replace(
-                item,
-                key=event_key(item.key),
-                event_key=event_key(item.event_key),
-                outcome=outcome_text(item.outcome),
-            )
-        case _:
-            return item
-
-
-def _name(item: Resolution) -> Hashable:
-    """Name what an item asks for, where that can be told cheaply."""
-    match item:
-        case Settle(tenant=tenant, uid=uid, event=event, plan=plan):
-            return ("settle", tenant, uid, event.outcome, event.flags, plan is None)
-        case Record(event=event, plan=plan):
-            return ("record", event.tenant, event.key, event.outcome, plan.version)
-        case _:
-            return None
 
 
 def _summed(rows: Sequence[Row]) -> list[UsageRow]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fluxai.core.decisions import OPEN_STATES, SETTLED, Reservation, UsageEvent
 from fluxai.core.errors import InvalidRequest
 from fluxai.core.ids import uuid_int, uuid_text
-from fluxai.core.ledger import CONCURRENT, Counter, CounterKey, Plan
+from fluxai.core.ledger import CONCURRENT, Counter, CounterFilter, CounterKey, Plan
 from fluxai.core.windows import DAY_US, MAX_US, MIN_US
 from fluxai.storage.base import (
     Adjust,
@@ -29,7 +29,8 @@ from fluxai.storage.base import (
     Version,
 )
 from fluxai.storage.book import Book, _extra, opened, reaches_back_us, ring_of
-from fluxai.storage.sqlite_judged import WrittenPlan, explain, judged_text, plan_text
+from fluxai.storage.items import event_id
+from fluxai.storage.judged import WrittenPlan, explain, judged_text, plan_text
 from fluxai.storage.sqlite_rows import (
     ReservationRow,
     Row,
@@ -38,7 +39,6 @@ from fluxai.storage.sqlite_rows import (
     approval_row,
     counter_of,
     counter_sums,
-    event_id,
     event_of,
     event_row,
     reservation_changes,
@@ -427,10 +427,14 @@ class SqliteBook(Book):
         self._touched[counter.row_id] = counter
         return counter
 
-    def drop_counters(self, drop: Callable[[CounterKey], bool], tenant: str | None) -> None:
-        """Delete counters that `drop` names, of a tenant or of all, but not what is carried."""
+    def drop_counters(self, unfed: Sequence[CounterFilter], tenant: str | None) -> None:
+        """Delete counters that nothing feeds, of a tenant or of all, but not what is carried."""
         rows = self._execute(self._sql["counters_of"], (tenant,)).fetchall()
-        gone = [(row[0],) for row in rows if not row[10] and drop(CounterKey(*row[1:7]))]
+        gone = [
+            (row[0],)
+            for row in rows
+            if not row[10] and any(one.fits(CounterKey(*row[1:7])) for one in unfed)
+        ]
         self._execute_many(self._sql["delete_counter"], gone)
         self._resident.forget(row_id for (row_id,) in gone)
 

@@ -6,7 +6,7 @@ import json
 from typing import Any, NamedTuple
 
 from fluxai.core.decisions import Approval, Posting, Reservation, ReservationExtra, UsageEvent
-from fluxai.core.ids import uuid_int, uuid_text
+from fluxai.core.ids import uuid_int
 from fluxai.core.ledger import (
     Counter,
     CounterKey,
@@ -19,7 +19,7 @@ from fluxai.core.usage import Usage
 from fluxai.core.windows import from_us, to_us
 from fluxai.storage.base import Alert
 from fluxai.storage.book import ring_of
-from fluxai.storage.outcomes import outcome_text
+from fluxai.storage.items import event_key
 
 Row = tuple[Any, ...]
 
@@ -208,22 +208,6 @@ def approval_of(row: Row) -> Approval:
 # -- events ---------------------------------------------------------------------------------
 
 
-def event_key(key: int | str) -> int | str:
-    """Give an id that is written like a UUID the one form by which it is looked up."""
-    if isinstance(key, str) and len(key) == 36:
-        try:
-            number = uuid_int(key)
-        except ValueError:
-            return key
-        return number if uuid_text(number) == key else key
-    return key
-
-
-def event_id(key: int | str) -> str:
-    """Write an event's key as its id."""
-    return key if isinstance(key, str) else uuid_text(key)
-
-
 def event_row(event: UsageEvent) -> Row:
     """Make an event's row."""
     source = event.source
@@ -283,25 +267,6 @@ def event_of(row: Row, source: Reservation | None = None) -> UsageEvent:
     )
     event.seq = seq
     return event
-
-
-def with_outcome_text(event: UsageEvent) -> UsageEvent:
-    """Copy an event as the store keeps it: its outcome as text, its id in its one form."""
-    return UsageEvent(
-        event_key(event.key),
-        event.source,
-        event.model,
-        event.cost_nanousd,
-        event.tokens,
-        event.requests,
-        event.usage,
-        event.at_us,
-        event.flags,
-        event.price_version,
-        outcome_text(event.outcome),
-        event.corrects,
-        event.note,
-    )
 
 
 # -- alerts ---------------------------------------------------------------------------------

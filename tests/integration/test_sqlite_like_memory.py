@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
 from fluxai.core.decisions import Approval, Reservation, UsageEvent
+from fluxai.core.ledger import CounterFilter
 from fluxai.core.windows import DAY_US, HOUR_US, MINUTE_US
 from fluxai.storage.base import (
     Adjust,
@@ -304,11 +305,14 @@ class LikeMemory(RuleBasedStateMachine):
     def change_the_rules(self, limits: list[Limit]) -> None:
         """Apply other limits; counters that none of them reads are dropped."""
         self.limits = limits
-        read = {(limit.scope, limit.measure, limit.kind) for limit in limits}
+        unfed = [
+            CounterFilter(scope=limit.scope, measure=limit.measure, kinds=(limit.kind,))
+            for limit in set(LIMITS) - set(limits)
+        ]
         change = Change(kind="policy", scope="acme", id="p", body={"step": self.steps})
 
         def step(store: Any, _: int) -> Any:
-            store.apply([change], drop=lambda key: (key.scope, key.measure, key.kind) not in read)
+            store.apply([change], unfed=unfed)
             return store.version("acme"), store.rules("acme").policies
 
         self.version = self.both(step)[0][0]

@@ -13,6 +13,7 @@ import pytest
 from fluxai.core.decisions import Approval, Reservation, UsageEvent
 from fluxai.core.errors import InvalidRequest, StorageError
 from fluxai.core.ids import uuid_text
+from fluxai.core.ledger import CounterFilter
 from fluxai.core.usage import Usage
 from fluxai.core.windows import DAY_US, HOUR_US, MINUTE_US
 from fluxai.storage.base import (
@@ -29,12 +30,12 @@ from fluxai.storage.base import (
     Stale,
     Unknown,
 )
+from fluxai.storage.items import with_outcome_text
 from fluxai.storage.sqlite import ROWS_PER_TIDYING, SqliteStorage
-from fluxai.storage.sqlite_rows import with_outcome_text
 from tests.unit.storage.making import CENT, NOON_US, TTL_US, USD, Limit, Maker, plan_for
 
 if TYPE_CHECKING:
-    from fluxai.core.ledger import CounterKey, Plan
+    from fluxai.core.ledger import Plan
 
 RUN = (("run", "1"),)
 EVERY_LIMIT = [
@@ -384,11 +385,8 @@ def test_a_dropped_counter_opens_again_with_everything(
     limits = [Limit(amount=USD), Limit(amount=USD, scope="user")]
     held = hold(store, maker, plan_for(limits), 5 * CENT)
 
-    def of_users(key: CounterKey) -> bool:
-        return key.scope == "user"
-
     change = Change(kind="policy", scope="acme", id="p", body={"tenant_id": "acme"})
-    other.apply([change], drop=of_users)
+    other.apply([change], unfed=[CounterFilter(scope="user")])
     version = other.version("acme")
     assert other.verify().counters == 1
     stale = store.reserve_one(maker.ask(plan_for(limits[:1]), CENT))

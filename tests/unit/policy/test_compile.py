@@ -19,7 +19,7 @@ from fluxai.policy.compile import (
     RuleSet,
     alerts_of,
     compile_plan,
-    feeds,
+    fed_by,
     find_cycle,
 )
 
@@ -222,7 +222,7 @@ def test_shares_are_rounded_up() -> None:
 def test_what_feeds_a_counter(fields: dict[str, Any], fed: bool) -> None:  # noqa: FBT001
     """A policy feeds the counters of its scope, measure and window, whatever it decides."""
     key = CounterKey("acme", "tenant", "acme", "cost", "daily", MIDNIGHT_US)
-    assert feeds(_policy(**fields), key) is fed
+    assert fed_by(_policy(**fields)).fits(key) is fed
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_what_feeds_a_counter(fields: dict[str, Any], fed: bool) -> None:  # noq
 def test_what_feeds_a_label_s_counter(scope_id: str | None, value: str, *, fed: bool) -> None:
     """`key` feeds every value's counter, `key=value` that one, none feeds all."""
     key = CounterKey("acme", "label", value, "cost", "daily", MIDNIGHT_US)
-    assert feeds(_policy(scope="label", scope_id=scope_id), key) is fed
+    assert fed_by(_policy(scope="label", scope_id=scope_id)).fits(key) is fed
 
 
 @pytest.mark.parametrize(

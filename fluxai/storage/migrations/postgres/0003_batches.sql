@@ -1,0 +1,677 @@
+-- Write what a batch changed in its counters.
+CREATE FUNCTION fluxai.write_counters(
+    keys jsonb, ids bigint[], settled bigint[], reserved bigint[], heads bigint[], dirty boolean[],
+    stored boolean[]
+) RETURNS void
+LANGUAGE plpgsql SET search_path = '' AS $$
+BEGIN
+    INSERT INTO fluxai.counters
+        SELECT ids[n], k->>0, k->>1, k->>2, k->>3, k->>4, (k->>5)::bigint, (k->>6)::bigint,
+            settled[n], reserved[n], 0, heads[n]
+        FROM jsonb_array_elements(keys) WITH ORDINALITY AS e (k, n)
+        WHERE dirty[n] AND NOT stored[n];
+    UPDATE fluxai.counters AS c
+    SET settled = u.settled, reserved = u.reserved, head = u.head
+    FROM unnest(ids, settled, reserved, heads, dirty, stored)
+        AS u (id, settled, reserved, head, dirty, stored)
+    WHERE c.id = u.id AND u.dirty AND u.stored;
+END
+$$;
+
+-- Carry out a batch of items of many callers in one transaction. No item of a batch may build on
+-- another one of it. Returns an answer per item: its number, what became of it, and the rest.
+CREATE FUNCTION fluxai.carry_out(batch jsonb) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = ''
+-- Everything is found by its key: a plan that was made while a table was small must not stay with
+-- reading it whole.
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+    answers jsonb[] := '{}';
+    now_us bigint := batch->'now_us';
+    settle_on_expiry boolean := batch->'settle_on_expiry';
+    horizon_us bigint;
+    every bigint;
+    locked record;
+    versions jsonb := '{}';
+    -- Counters, side by side: those of the batch's keys first, then others that are held in.
+    n integer;
+    c record;
+    turned record;
+    c_id bigint[] := '{}';
+    c_measure integer[] := '{}';
+    c_width bigint[] := '{}';
+    c_head bigint[] := '{}';
+    c_settled bigint[] := '{}';
+    c_reserved bigint[] := '{}';
+    c_dirty boolean[] := '{}';
+    c_stored boolean[] := '{}';
+    -- What is posted to buckets of rolling windows.
+    p_counter bigint[] := '{}';
+    p_bucket bigint[] := '{}';
+    p_amount bigint[] := '{}';
+    bucket bigint;
+    -- Plans, their candidates, and the candidates' keys and checks; a candidate has those from one
+    -- number to another.
+    plan_first integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'plan_first'));
+    plan_stale boolean[];
+    plan_id bigint[];
+    key_from integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'key_from'));
+    key_to integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'key_to'));
+    key_counter integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'key_counter'));
+    windows jsonb[] := ARRAY(SELECT jsonb_array_elements(batch->'windows'));
+    run_tool text[] := ARRAY(SELECT jsonb_array_elements_text(batch->'tool'));
+    run_model text[] := ARRAY(SELECT jsonb_array_elements_text(batch->'model'));
+    check_from integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'check_from'));
+    check_to integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'check_to'));
+    check_counter integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'check_counter'));
+    check_measure integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'check_measure'));
+    check_limit bigint[] := ARRAY(SELECT jsonb_array_elements_text(batch->'check_limit'));
+    check_code integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'check_code'));
+    check_fallback integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'check_fallback'));
+    held_in text[] := '{}';
+    -- What is settled, in the order of the batch.
+    s record;
+    id bigint;
+    amount bigint;
+    seq bigint;
+    s_place integer := 0;
+    s_seq bigint[] := '{}';
+    s_user text[] := '{}';
+    s_tool text[] := '{}';
+    s_labels jsonb[] := '{}';
+    s_decision text[] := '{}';
+    s_counted bigint[] := '{}';
+    s_over boolean[] := '{}';
+    announced boolean := false;
+    labelled boolean := false;
+    ended uuid[] := '{}';
+    others jsonb := '[]';
+    -- What is asked for, in the order of the batch.
+    a record;
+    known fluxai.reservations;
+    a_place integer := 0;
+    a_decision text[] := '{}';
+    a_candidate integer[] := '{}';
+    a_cost bigint[] := '{}';
+    a_tokens bigint[] := '{}';
+    a_requests bigint[] := '{}';
+    a_output bigint[] := '{}';
+    a_need jsonb[] := '{}';
+    a_judged jsonb[] := '{}';
+    waiting text[] := '{}';
+    none_overdue text[] := '{}';
+    -- One candidate at a time.
+    tried boolean;
+    k integer;
+    g integer;
+    j integer;
+    need jsonb;
+    cost bigint;
+    input bigint;
+    output bigint;
+    requests bigint;
+    amounts bigint[];
+    acted integer;
+    denies boolean;
+    decision text;
+    note text;
+    steps jsonb;
+    committed bigint[];
+    settled bigint[];
+    headroom numeric;
+    most numeric;
+    least_output bigint;
+BEGIN
+    SELECT h.counted_us INTO horizon_us FROM fluxai.horizon AS h;
+    FOR locked IN SELECT * FROM fluxai.lock_tenants(
+        ARRAY(SELECT jsonb_array_elements_text(batch->'tenants')))
+    LOOP
+        versions := versions || jsonb_build_object(locked.tenant, locked.version);
+    END LOOP;
+    every := fluxai.version('*');
+
+    -- Plans: those that were compiled from other rules are stale.
+    IF batch ? 'texts' THEN
+        INSERT INTO fluxai.plans (digest, candidates)
+            SELECT t.key, t.value FROM jsonb_each_text(batch->'texts') AS t ORDER BY 1
+            ON CONFLICT DO NOTHING;
+    END IF;
+    plan_stale := ARRAY(
+        SELECT (p->>1)::bigint <> every OR (p->>2)::bigint <> (versions->>(p->>0))::bigint
+        FROM jsonb_array_elements(batch->'plans') AS p);
+    plan_id := ARRAY(
+        SELECT (SELECT f.id FROM fluxai.plans AS f WHERE f.digest = p->>3)
+        FROM jsonb_array_elements(batch->'plans') AS p);
+
+    -- Counters of the keys. (Tenant, scope, value, measure, kind, start, end.)
+    FOR c IN
+        SELECT e.k, e.n, f.id, f.settled, f.reserved, f.head
+        FROM jsonb_array_elements(batch->'keys') WITH ORDINALITY AS e (k, n)
+        LEFT JOIN fluxai.counters AS f ON f.tenant = e.k->>0 AND f.scope = e.k->>1
+            AND f.value = e.k->>2 AND f.measure = e.k->>3 AND f.kind = e.k->>4
+            AND f.start_us = (e.k->>5)::bigint
+        ORDER BY e.n
+    LOOP
+        n := c.n;
+        c_measure[n] := fluxai.measure_of(c.k->>3, c.k->>4);
+        c_width[n] := fluxai.bucket_us(c.k->>4);
+        c_dirty[n] := false;
+        IF c.id IS NULL THEN
+            SELECT * INTO c FROM fluxai.open_counter(
+                c.k->>0, c.k->>1, c.k->>2, c.k->>3, c.k->>4, (c.k->>5)::bigint, (c.k->>6)::bigint,
+                now_us, false);
+            c_stored[n] := c.stored;
+        ELSE
+            c_stored[n] := true;
+        END IF;
+        c_id[n] := c.id;
+        c_settled[n] := c.settled;
+        c_reserved[n] := c.reserved;
+        c_head[n] := c.head;
+        IF c_width[n] IS NOT NULL THEN
+            turned := fluxai.turn(c.id, c.head, c_width[n], now_us);
+            c_settled[n] := c.settled - turned.gone;
+            c_dirty[n] := c_stored[n] AND turned.head > c.head;
+            c_head[n] := turned.head;
+        END IF;
+    END LOOP;
+    FOR g IN 1 .. cardinality(key_from) LOOP
+        held_in[g] := '{' || array_to_string(ARRAY(
+            SELECT c_id[key_counter[m]] FROM generate_series(key_from[g], key_to[g]) AS m
+            ORDER BY m), ',') || '}';
+    END LOOP;
+
+    -- Settle.
+    FOR s IN
+        SELECT x.i, x.tenant, x.id, x.cost, x.tokens, x.requests, x.at_us, r.state, r.decision,
+            r."user", r.labels, r.tool, r.counted_us, r.counters,
+            ARRAY[r.cost, r.tokens, r.requests, r.concurrent] AS held, (
+                SELECT p.state FROM fluxai.approvals AS p
+                WHERE r.decision = 'pending_approval' AND p.tenant = r.tenant AND p.id = r.id
+            ) AS approval
+        FROM jsonb_to_recordset(batch->'settles') AS x (
+            i integer, tenant text, id uuid, cost bigint, tokens bigint, requests bigint,
+            at_us bigint)
+        LEFT JOIN LATERAL (
+            SELECT * FROM fluxai.reservations AS r WHERE r.id = x.id AND r.tenant = x.tenant OFFSET 0
+        ) AS r ON true
+    LOOP
+        s_place := s_place + 1;
+        IF s.state IS DISTINCT FROM 'reserved' OR s.approval IS NOT NULL THEN
+            others := others || (batch->'settles'->(s_place - 1));
+            CONTINUE;
+        END IF;
+        IF NOT announced THEN
+            PERFORM fluxai.announce_events();
+            announced := true;
+        END IF;
+        amounts := ARRAY[s.cost, s.tokens, s.requests, 0];
+        FOREACH id IN ARRAY s.counters LOOP
+            n := array_position(c_id, id);
+            IF n IS NULL THEN
+                SELECT * INTO c FROM fluxai.counters AS f WHERE f.id = carry_out.id;
+                CONTINUE WHEN NOT FOUND;
+                n := cardinality(c_id) + 1;
+                c_id[n] := id;
+                c_measure[n] := fluxai.measure_of(c.measure, c.kind);
+                c_width[n] := fluxai.bucket_us(c.kind);
+                c_settled[n] := c.settled;
+                c_reserved[n] := c.reserved;
+                c_head[n] := c.head;
+                c_stored[n] := true;
+            END IF;
+            j := c_measure[n];
+            c_reserved[n] := c_reserved[n] - s.held[j];
+            c_dirty[n] := true;
+            IF c_width[n] IS NOT NULL THEN
+                turned := fluxai.turn(id, c_head[n], c_width[n], s.at_us);
+                c_head[n] := turned.head;
+                c_settled[n] := c_settled[n] - turned.gone;
+                bucket := fluxai.floor_div(s.counted_us, c_width[n]);
+                CONTINUE WHEN bucket < c_head[n] - 60;
+                p_counter := p_counter || id;
+                p_bucket := p_bucket || bucket;
+                p_amount := p_amount || amounts[j];
+            END IF;
+            c_settled[n] := c_settled[n] + amounts[j];
+        END LOOP;
+        seq := nextval('fluxai.event_seq');
+        s_seq[s_place] := seq;
+        s_user[s_place] := s."user";
+        s_tool[s_place] := s.tool;
+        s_labels[s_place] := s.labels;
+        s_decision[s_place] := s.decision;
+        s_counted[s_place] := s.counted_us;
+        s_over[s_place] := s.cost > s.held[1];
+        labelled := labelled OR s.labels <> '{}';
+        ended := ended || s.id;
+        UPDATE fluxai.reservations AS r SET state = 'settled', resolved_us = s.at_us
+        WHERE r.id = s.id AND r.tenant = s.tenant;
+        IF s.cost > s.held[1] OR s.tokens > s.held[2] OR s.requests > s.held[3] THEN
+            -- More than was held: the shares of limits have to be looked at.
+            answers := answers || jsonb_build_array(s.i, 'over', seq, s.decision, s_over[s_place], (
+                SELECT jsonb_agg(jsonb_build_array(
+                    f.scope, f.value, f.measure, f.kind, f.start_us,
+                    c_settled[array_position(c_id, f.id)] + c_reserved[array_position(c_id, f.id)]))
+                FROM fluxai.counters AS f WHERE f.id = ANY (s.counters)),
+                fluxai.found_json(s.tenant, s.id));
+        ELSE
+            answers := answers || jsonb_build_array(s.i, 'done', seq, s.decision);
+        END IF;
+    END LOOP;
+
+    -- Reserve.
+    FOR a IN
+        SELECT * FROM jsonb_to_recordset(batch->'asks') AS x (
+            i integer, tenant text, id uuid, plan integer, counted_us bigint, key text, digest text,
+            cost bigint, output bigint, input bigint, requests bigint, need jsonb, more jsonb)
+        LEFT JOIN LATERAL (
+            SELECT true AS known FROM fluxai.reservations AS r
+            WHERE r.id = x.id AND r.tenant = x.tenant OFFSET 0
+        ) AS r ON true
+    LOOP
+        a_place := a_place + 1;
+        a_decision[a_place] := NULL;
+        IF a.known OR a.key IS NOT NULL THEN
+            known := NULL;
+            IF a.known THEN
+                SELECT * INTO known FROM fluxai.find(a.tenant, a.id);
+            ELSE
+                SELECT * INTO known FROM fluxai.reservations AS r
+                WHERE r.tenant = a.tenant AND r.key = a.key ORDER BY r.id DESC LIMIT 1;
+                IF known.resolved_us IS NOT NULL
+                    AND a.counted_us - known.resolved_us > 86400000000
+                THEN
+                    known := NULL;
+                END IF;
+            END IF;
+            IF known.id IS NOT NULL THEN
+                answers := answers || CASE WHEN known.digest IS DISTINCT FROM a.digest
+                    THEN jsonb_build_array(a.i, 'key_used', known.id)
+                    ELSE jsonb_build_array(a.i, 'reservation', fluxai.reservation_json(known)) END;
+                CONTINUE;
+            END IF;
+        END IF;
+        IF plan_stale[a.plan] THEN
+            answers := answers || jsonb_build_array(
+                a.i, 'stale', every, (versions->>a.tenant)::bigint);
+            CONTINUE;
+        END IF;
+        IF fluxai.made_us(a.id) < horizon_us THEN
+            answers := answers || jsonb_build_array(a.i, 'pruned');
+            CONTINUE;
+        END IF;
+        tried := false;
+        note := NULL;
+        <<judging>>
+        LOOP
+            k := 0;
+            steps := '[]';
+            LOOP
+                g := plan_first[a.plan] + k;
+                IF k = 0 AND a.cost IS NOT NULL THEN
+                    need := a.need;
+                    cost := a.cost;
+                    output := a.output;
+                    input := a.input;
+                    requests := a.requests;
+                ELSE
+                    -- Fixed, per output, input, expected input, cap, most output, requests.
+                    need := CASE k WHEN 0 THEN a.need ELSE a.more->(k - 1) END;
+                    input := need->2;
+                    requests := need->6;
+                    output := (need->>4)::bigint;
+                    IF output IS NULL THEN
+                        -- A fair share of what the limits have room for.
+                        least_output := least(256, (need->5)::bigint);
+                        most := (need->5)::bigint;
+                        headroom := 4611686018427387904;
+                        FOR j IN check_from[g] .. check_to[g] LOOP
+                            CONTINUE WHEN check_measure[j] > 2;
+                            n := check_counter[j];
+                            headroom := least(headroom, fluxai.room(
+                                check_limit[j] - CASE n WHEN 0 THEN 0
+                                    ELSE c_settled[n] + c_reserved[n] END,
+                                check_measure[j], (need->>0)::numeric, (need->>1)::numeric, input));
+                        END LOOP;
+                        output := least_output + greatest(0, least(
+                            most - least_output, div(headroom - least_output, 4)))::bigint;
+                    END IF;
+                    cost := fluxai.cost_of((need->>0)::numeric, (need->>1)::numeric, output);
+                END IF;
+                amounts := ARRAY[cost, input + output, requests, 1];
+                acted := 0;
+                denies := false;
+                FOR j IN check_from[g] .. check_to[g] LOOP
+                    n := check_counter[j];
+                    IF n = 0 THEN
+                        CONTINUE WHEN amounts[check_measure[j]] <= check_limit[j];
+                    ELSE
+                        CONTINUE WHEN c_settled[n] + c_reserved[n] + amounts[check_measure[j]]
+                            <= check_limit[j];
+                    END IF;
+                    IF acted = 0 THEN
+                        acted := j;
+                    END IF;
+                    denies := denies OR check_code[j] = 1;
+                    EXIT WHEN denies;
+                END LOOP;
+                committed := '{}';
+                settled := '{}';
+                FOR j IN key_from[g] .. key_to[g] LOOP
+                    n := key_counter[j];
+                    committed := committed || (c_settled[n] + c_reserved[n]);
+                    settled := settled || c_settled[n];
+                END LOOP;
+                steps := steps || jsonb_build_array(
+                    jsonb_build_array(k, output, amounts, committed, settled, windows[g]));
+                EXIT WHEN acted = 0 OR check_code[acted] <> 3 OR k > 0 OR check_fallback[acted] <= 0
+                    OR jsonb_typeof(a.more->(check_fallback[acted] - 1)) <> 'array';
+                k := check_fallback[acted];
+            END LOOP;
+            EXIT WHEN acted = 0 OR tried OR a.tenant = ANY (none_overdue);
+            -- Before a refusal: what is overdue gives way.
+            tried := true;
+            IF NOT EXISTS (
+                SELECT FROM fluxai.reservations AS r
+                WHERE r.tenant = a.tenant AND r.state IN ('pending', 'reserved')
+                    AND r.expires_us <= a.counted_us AND r.id <> ALL (ended))
+            THEN
+                none_overdue := none_overdue || a.tenant;
+                EXIT;
+            END IF;
+            PERFORM fluxai.write_counters(
+                batch->'keys', c_id, c_settled, c_reserved, c_head, c_dirty, c_stored);
+            FOR n IN 1 .. cardinality(c_id) LOOP
+                c_stored[n] := c_stored[n] OR c_dirty[n];
+                c_dirty[n] := false;
+            END LOOP;
+            PERFORM fluxai.expire_some(
+                a.tenant, a.counted_us, ARRAY(
+                    SELECT c_id[key_counter[m]]
+                    FROM generate_series(key_from[plan_first[a.plan]], key_to[g]) AS m),
+                ended, settle_on_expiry);
+            FOR c IN SELECT f.*, array_position(c_id, f.id) AS n FROM fluxai.counters AS f
+                WHERE f.id = ANY (c_id)
+            LOOP
+                c_settled[c.n] := c.settled;
+                c_reserved[c.n] := c.reserved;
+                c_head[c.n] := c.head;
+            END LOOP;
+        END LOOP;
+        decision := CASE
+            WHEN acted = 0 AND k > 0 THEN 'downgraded'
+            WHEN acted = 0 THEN 'allowed'
+            WHEN check_code[acted] = 2 AND NOT denies THEN 'pending_approval'
+            ELSE 'denied' END;
+        IF decision = 'pending_approval' THEN
+            IF cardinality(array_positions(waiting, a.tenant)) + (
+                SELECT count(*) FROM fluxai.reservations AS r
+                WHERE r.tenant = a.tenant AND r.state = 'pending') >= 100
+            THEN
+                decision := 'denied';
+                note := 'too_many_pending';
+            ELSE
+                waiting := waiting || a.tenant;
+                amounts[4] := 0;
+            END IF;
+        END IF;
+        IF decision <> 'denied' THEN
+            FOR j IN key_from[g] .. key_to[g] LOOP
+                n := key_counter[j];
+                c_reserved[n] := c_reserved[n] + amounts[c_measure[n]];
+                c_dirty[n] := true;
+            END LOOP;
+            a_decision[a_place] := decision;
+            a_candidate[a_place] := g;
+            a_cost[a_place] := amounts[1];
+            a_tokens[a_place] := amounts[2];
+            a_requests[a_place] := amounts[3];
+            a_output[a_place] := output;
+            a_need[a_place] := need;
+            a_judged[a_place] := steps;
+        END IF;
+        answers := answers || jsonb_build_array(a.i, 'decided', decision, steps, note);
+    END LOOP;
+
+    -- Write it.
+    IF true = ANY (c_dirty) THEN
+        PERFORM fluxai.write_counters(
+            batch->'keys', c_id, c_settled, c_reserved, c_head, c_dirty, c_stored);
+    END IF;
+    IF p_counter <> '{}' THEN
+        INSERT INTO fluxai.buckets AS b
+            SELECT p.counter, p.bucket, sum(p.amount)
+            FROM unnest(p_counter, p_bucket, p_amount) AS p (counter, bucket, amount)
+            GROUP BY 1, 2 ORDER BY 1, 2
+            ON CONFLICT ON CONSTRAINT buckets_pkey DO UPDATE SET amount = b.amount + excluded.amount;
+    END IF;
+    IF announced THEN
+        INSERT INTO fluxai.events
+            SELECT x.seq, x.tenant, x.id, x.id::uuid, x.at_us, x.counted_us, x."user", x.tool,
+                x.model, x.cost, x.tokens, x.requests, x.usage, x.labels, x.decision,
+                CASE WHEN x.over THEN x.flags || '["overrun"]' ELSE x.flags END, x.price_version,
+                x.outcome
+            FROM ROWS FROM (
+                jsonb_to_recordset(batch->'settles') AS (
+                    tenant text, id text, model text, cost bigint, tokens bigint, requests bigint,
+                    usage jsonb, at_us bigint, flags jsonb, price_version text, outcome text),
+                unnest(s_seq, s_user, s_tool, s_labels, s_decision, s_counted, s_over)
+            ) AS x (
+                tenant, id, model, cost, tokens, requests, usage, at_us, flags, price_version,
+                outcome, seq, "user", tool, labels, decision, counted_us, over)
+            WHERE x.seq IS NOT NULL;
+        INSERT INTO fluxai.days AS d
+            SELECT x.tenant, fluxai.floor_div(x.counted_us, 86400000000), x."user", x.tool, x.model,
+                sum(x.cost), sum(x.tokens), sum(x.requests), count(*)
+            FROM ROWS FROM (
+                jsonb_to_recordset(batch->'settles') AS (
+                    tenant text, model text, cost bigint, tokens bigint, requests bigint),
+                unnest(s_seq, s_user, s_tool, s_counted)
+            ) AS x (tenant, model, cost, tokens, requests, seq, "user", tool, counted_us)
+            WHERE x.seq IS NOT NULL
+            GROUP BY 1, 2, 3, 4, 5
+            ON CONFLICT (tenant, day, "user", tool, model) DO UPDATE SET
+                cost = d.cost + excluded.cost, tokens = d.tokens + excluded.tokens,
+                requests = d.requests + excluded.requests, events = d.events + excluded.events;
+        IF labelled THEN
+            INSERT INTO fluxai.labels
+                SELECT x.tenant, l.key || '=' || l.value, x.counted_us, x.seq, x.cost, x.tokens,
+                    x.requests
+                FROM ROWS FROM (
+                    jsonb_to_recordset(batch->'settles') AS (
+                        tenant text, cost bigint, tokens bigint, requests bigint),
+                    unnest(s_seq, s_labels, s_counted)
+                ) AS x (tenant, cost, tokens, requests, seq, labels, counted_us),
+                LATERAL jsonb_each_text(x.labels) AS l
+                WHERE x.seq IS NOT NULL;
+        END IF;
+    END IF;
+    IF a_cost <> '{}' THEN
+        INSERT INTO fluxai.reservations
+            SELECT x.id, x.tenant, x."user", x.labels, x.requested_tool, run_tool[x.candidate],
+                run_model[x.candidate], x.decision,
+                CASE x.decision WHEN 'pending_approval' THEN 'pending' ELSE 'reserved' END,
+                x.counted_us,
+                CASE x.decision WHEN 'pending_approval' THEN x.approval_expires_us
+                    ELSE x.expires_us END,
+                NULL, x.cost, x.tokens, x.requests,
+                CASE x.decision WHEN 'pending_approval' THEN 0 ELSE 1 END,
+                x.output, x.need, x.method, x.key, x.digest, NULL, held_in[x.candidate]::bigint[],
+                plan_id[x.plan], x.judged
+            FROM ROWS FROM (
+                jsonb_to_recordset(batch->'asks') AS (
+                    id uuid, tenant text, "user" text, labels jsonb, requested_tool text,
+                    plan integer, counted_us bigint, expires_us bigint, approval_expires_us bigint,
+                    method text, key text, digest text),
+                unnest(a_decision, a_candidate, a_cost, a_tokens, a_requests, a_output, a_need,
+                    a_judged)
+            ) AS x (
+                id, tenant, "user", labels, requested_tool, plan, counted_us, expires_us,
+                approval_expires_us, method, key, digest, decision, candidate, cost, tokens,
+                requests, output, need, judged)
+            WHERE x.decision IS NOT NULL;
+        IF waiting <> '{}' THEN
+            INSERT INTO fluxai.approvals (tenant, id, state, requested_us, expires_us)
+                SELECT x.tenant, x.id, 'pending', x.counted_us, x.approval_expires_us
+                FROM ROWS FROM (
+                    jsonb_to_recordset(batch->'asks') AS (
+                        id uuid, tenant text, counted_us bigint, approval_expires_us bigint),
+                    unnest(a_decision)
+                ) AS x (id, tenant, counted_us, approval_expires_us, decision)
+                WHERE x.decision = 'pending_approval';
+        END IF;
+    END IF;
+
+    -- And what goes item by item.
+    FOR s IN SELECT o.item FROM jsonb_array_elements(others || (batch->'others')) AS o (item) LOOP
+        answers := answers || (jsonb_build_array(s.item->'i') || CASE s.item->>'verb'
+            WHEN 'settle' THEN fluxai.settle(s.item)
+            WHEN 'release' THEN fluxai.release(s.item)
+            WHEN 'extend' THEN fluxai.extend(s.item)
+            WHEN 'record' THEN fluxai.record(s.item)
+            WHEN 'adjust' THEN fluxai.adjust(s.item)
+            WHEN 'approve' THEN fluxai.approve(s.item)
+            WHEN 'reject' THEN fluxai.reject(s.item)
+            WHEN 'claim' THEN fluxai.claim(s.item)
+        END);
+    END LOOP;
+    RETURN to_jsonb(answers);
+END
+$$;
+
+-- How many output tokens fit into what a limit has left; negative when none do.
+CREATE FUNCTION fluxai.room(
+    headroom bigint, measure integer, fixed numeric, per_output numeric, input bigint
+) RETURNS numeric
+LANGUAGE sql IMMUTABLE STRICT
+RETURN CASE
+    WHEN measure = 2 THEN headroom - input
+    WHEN per_output > 0 THEN div(headroom::numeric * 1000000 - fixed, per_output)
+    WHEN headroom::numeric * 1000000 >= fixed THEN 4611686018427387904
+    ELSE -1
+END;
+
+-- End overdue reservations of every tenant, oldest first.
+CREATE FUNCTION fluxai.expire(now_us bigint, most integer, settle boolean) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = '' SET enable_seqscan = off AS $$
+DECLARE
+    late jsonb;
+    r fluxai.reservations;
+    released integer := 0;
+    settled integer := 0;
+BEGIN
+    SELECT jsonb_agg(jsonb_build_array(o.tenant, o.id)) INTO late FROM (
+        SELECT f.tenant, f.id FROM fluxai.reservations AS f
+        WHERE f.state IN ('pending', 'reserved') AND f.expires_us <= now_us
+        ORDER BY f.expires_us LIMIT most
+    ) AS o;
+    PERFORM fluxai.lock_tenants(
+        ARRAY(SELECT DISTINCT o->>0 FROM jsonb_array_elements(late) AS o ORDER BY 1));
+    FOR r IN
+        SELECT f.* FROM jsonb_array_elements(late) AS o,
+            LATERAL fluxai.find(o->>0, (o->>1)::uuid) AS f
+        -- Somebody may have resolved or extended it before its tenant was locked.
+        WHERE f.state IN ('pending', 'reserved') AND f.expires_us <= now_us
+        ORDER BY f.expires_us
+    LOOP
+        IF fluxai.end_overdue(r, now_us, settle) THEN
+            settled := settled + 1;
+        ELSE
+            released := released + 1;
+        END IF;
+    END LOOP;
+    RETURN jsonb_build_array(released, settled);
+END
+$$;
+
+-- Say which alerts are new: a share is announced once per window and policy. (Tenant, scope, value,
+-- measure, kind, start, policy, share, limit, committed, at.)
+CREATE FUNCTION fluxai.announce(raised jsonb) RETURNS jsonb
+LANGUAGE sql SET search_path = '' AS $$
+    WITH fresh AS (
+        INSERT INTO fluxai.alerts (
+            tenant, scope, value, measure, kind, start_us, policy_id, share, "limit", committed,
+            at_us)
+        SELECT a->>0, a->>1, a->>2, a->>3, a->>4, (a->>5)::bigint, a->>6, a->>7, (a->>8)::bigint,
+            (a->>9)::bigint, (a->>10)::bigint
+        FROM jsonb_array_elements(raised) AS a
+        ON CONFLICT DO NOTHING
+        RETURNING *
+    )
+    SELECT coalesce(jsonb_agg(to_jsonb(f) ORDER BY f.seq), '[]') FROM fresh AS f
+$$;
+
+-- Whether a filter means a counter: each field that it gives has to fit.
+CREATE FUNCTION fluxai.fits(filter jsonb, c fluxai.counters) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = ''
+RETURN (filter->>'tenant' IS NULL OR filter->>'tenant' = c.tenant)
+    AND (filter->>'scope' IS NULL OR filter->>'scope' = c.scope)
+    AND (filter->>'value' IS NULL OR filter->>'value' = c.value)
+    AND (filter->>'label' IS NULL OR starts_with(c.value, filter->>'label' || '='))
+    AND (filter->>'measure' IS NULL OR filter->>'measure' = c.measure)
+    AND (filter->'kinds' = '[]' OR filter->'kinds' ? c.kind);
+
+-- Change records, raise the versions they concern, and drop the counters that nothing feeds any more
+-- because of that. An expected version that no longer holds changes nothing, and answers false.
+CREATE FUNCTION fluxai.apply(changes jsonb, expected jsonb, unfed jsonb) RETURNS boolean
+LANGUAGE plpgsql SET search_path = '' AS $$
+DECLARE
+    scopes text[] := ARRAY(
+        SELECT DISTINCT c->>'scope' FROM jsonb_array_elements(changes) AS c ORDER BY 1);
+    concerned text[] := scopes;
+    change jsonb;
+BEGIN
+    IF '*' = ANY (scopes) AND unfed <> '[]' THEN
+        concerned := ARRAY(SELECT v.tenant FROM fluxai.versions AS v UNION SELECT unnest(scopes));
+    END IF;
+    PERFORM fluxai.lock_tenants(concerned);
+    IF jsonb_typeof(expected) = 'array' AND EXISTS (
+        SELECT FROM unnest(scopes) AS s WHERE s <> '*' AND (
+            (expected->>0)::bigint <> fluxai.version('*')
+            OR (expected->>1)::bigint <> fluxai.version(s)))
+    THEN
+        RETURN false;
+    END IF;
+    FOR change IN SELECT * FROM jsonb_array_elements(changes) LOOP
+        IF jsonb_typeof(change->'body') = 'object' THEN
+            INSERT INTO fluxai.records AS r (kind, scope, id, body) VALUES (
+                change->>'kind', change->>'scope', change->>'id', change->'body')
+            ON CONFLICT (kind, scope, id) DO UPDATE SET body = excluded.body;
+        ELSE
+            DELETE FROM fluxai.records AS r WHERE r.kind = change->>'kind'
+                AND r.scope = change->>'scope' AND r.id = change->>'id';
+        END IF;
+    END LOOP;
+    UPDATE fluxai.versions AS v SET version = v.version + 1 WHERE v.tenant = ANY (scopes);
+    IF unfed <> '[]' THEN
+        WITH gone AS (
+            DELETE FROM fluxai.counters AS c
+            WHERE c.tenant = ANY (concerned) AND c.carried = 0 AND EXISTS (
+                SELECT FROM jsonb_array_elements(unfed) AS u
+                WHERE fluxai.fits(u, c) AND (
+                    jsonb_typeof(u->'besides') <> 'object' OR NOT fluxai.fits(u->'besides', c)))
+            RETURNING c.id
+        )
+        DELETE FROM fluxai.buckets AS b USING gone WHERE b.counter = gone.id;
+    END IF;
+    RETURN true;
+END
+$$;
+
+-- Let go of the counters of windows that ended and in which nothing is held; say how many.
+CREATE FUNCTION fluxai.drop_ended(before_us bigint, most integer) RETURNS integer
+LANGUAGE plpgsql SET search_path = '' AS $$
+DECLARE
+    names text[] := ARRAY(SELECT DISTINCT o.tenant FROM (
+        SELECT c.tenant FROM fluxai.counters AS c
+        WHERE c.end_us <= before_us AND c.reserved = 0 AND c.carried = 0 LIMIT most) AS o);
+    done integer;
+BEGIN
+    PERFORM fluxai.lock_tenants(names);
+    DELETE FROM fluxai.counters AS c
+    WHERE c.end_us <= before_us AND c.reserved = 0 AND c.carried = 0 AND c.tenant = ANY (names);
+    GET DIAGNOSTICS done = ROW_COUNT;
+    RETURN done;
+END
+$$;
