@@ -36,7 +36,7 @@ from fluxai.context import (
     same_payer,
     surroundings,
 )
-from fluxai.core.clock import Clock, as_clock
+from fluxai.core.clock import Clock, SystemClock, as_clock
 from fluxai.core.decisions import (
     RESERVED,
     Decision,
@@ -245,6 +245,9 @@ class Governor:
             )
 
     def _measure_offset(self) -> None:
+        """Follow the store's clock where several machines share one; never a clock passed in."""
+        if not isinstance(self.clock, SystemClock):
+            return
         self._offset_us = self.storage.now_offset_us(self.clock.now_us())
         if abs(self._offset_us) > CLOCK_STEP_LOGGED_US:
             log.warning(

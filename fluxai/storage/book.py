@@ -41,6 +41,7 @@ from fluxai.core.ledger import (
 )
 from fluxai.core.money import to_decimal
 from fluxai.core.windows import Ring, from_us
+from fluxai.storage import refusals
 from fluxai.storage.base import (
     KEY_REMEMBERED_US,
     OVERDUE_PER_RESERVE_MAX,
@@ -220,11 +221,8 @@ class Book:
             and self.pending_count(tenant) >= PENDING_PER_TENANT_MAX
         ):
             verdict = Verdict("denied", verdict.steps)
-            _extra(reservation).note = (
-                f"tenant {tenant!r} already has {PENDING_PER_TENANT_MAX} calls waiting for "
-                f"approval; answer or reject some of them first"
-            )
-        _fill(reservation, ask, verdict)
+            extra_of(reservation).note = refusals.too_many_pending(tenant)
+        fill(reservation, ask, verdict)
         if verdict.decision == "denied":
             reservation.state = "refused"
             self._watch_refusal(verdict, counters, at_us)
@@ -247,11 +245,7 @@ class Book:
             return None
         digest = extra.digest if extra is not None else None
         if digest != (known.extra.digest if known.extra is not None else None):
-            return Conflict(
-                "IdempotencyConflict",
-                f"idempotency_key {extra.key if extra else None!r} was used before with other "
-                f"arguments (reservation {known.id}); use a new key for a new call",
-            )
+            return refusals.key_used(extra.key if extra is not None else None, known.id)
         return known
 
     @staticmethod
@@ -291,7 +285,7 @@ class Book:
     def _ask_approval(self, ask: Ask) -> None:
         reservation = ask.reservation
         reservation.expires_us = ask.approval_expires_us
-        _extra(reservation).approval = Approval(
+        extra_of(reservation).approval = Approval(
             id=reservation.id,
             tenant=reservation.subject.tenant,
             user=reservation.subject.user,
@@ -355,11 +349,7 @@ class Book:
         if outcome == latest.outcome or (estimated and "estimated" in first.flags):
             return corrected(first, exact) if exact is not None else first
         if exact is not None or "estimated" not in first.flags:
-            return Conflict(
-                "SettlementConflict",
-                f"reservation {reservation.id} was already settled at {latest.cost} USD with "
-                f"another outcome; enter a correction with adjust() instead",
-            )
+            return refusals.settled_otherwise(reservation.id, latest.cost)
         refusal = self._unplanned(item, reservation)
         if refusal is not None:
             return refusal
@@ -370,7 +360,7 @@ class Book:
         event.requests -= first.requests
         event.corrects = first.id
         self._post_by_plan(item.plan, event)
-        _extra(reservation).exact = event
+        extra_of(reservation).exact = event
         self.changed(reservation, SETTLED)
         self.add_event(event)
         return corrected(first, event)
@@ -397,7 +387,7 @@ class Book:
         self._post_by_plan(item.plan, event)
         copy.state = SETTLED
         copy.event = event
-        _extra(copy).resolved_us = event.at_us
+        extra_of(copy).resolved_us = event.at_us
         self.set_held(copy, ())
         self.add(copy)
         self.add_event(event)
@@ -418,11 +408,7 @@ class Book:
         if reservation is None:
             return Unknown("reservation", item.uid)
         if reservation.state == SETTLED:
-            return Conflict(
-                "SettlementConflict",
-                f"reservation {reservation.id} is settled: the money was charged; enter a "
-                f"correction with adjust() instead",
-            )
+            return refusals.already_settled(reservation.id)
         if reservation.state in OPEN_STATES:
             self._give_back(reservation)
             self._finish(reservation, RELEASED, item.at_us)
@@ -434,11 +420,7 @@ class Book:
         if reservation is None:
             return Unknown("reservation", item.uid)
         if reservation.state != RESERVED:
-            return Conflict(
-                "ReservationNotFound",
-                f"reservation {reservation.id} is {reservation.state}, not reserved; "
-                f"it can't be extended: reserve again",
-            )
+            return refusals.not_reserved(reservation.id, reservation.state)
         if item.expires_us > reservation.expires_us:
             reservation.expires_us = item.expires_us
             self.changed(reservation, RESERVED)
@@ -452,18 +434,11 @@ class Book:
         if known is not None:
             if known.outcome == event.outcome:
                 return known
-            return Conflict(
-                "IdempotencyConflict",
-                f"id {event.id!r} was recorded before with other arguments; ids name one event",
-            )
+            return refusals.id_used(event.id)
         if isinstance(event.key, int) and self.find(tenant, event.key) is not None:
-            return Conflict("IdempotencyConflict", f"id {event.id!r} is a reservation's: settle it")
+            return refusals.id_of_reservation(event.id)
         if event.source.counted_us <= self.horizon_us():
-            return Conflict(
-                "StorageError",
-                "at is older than the events this store still remembers, so a repeat could not be "
-                "told apart; raise memory_events or use a durable store",
-            )
+            return refusals.pruned("at", "raise memory_events or use a durable store")
         if plan.version != self.version(tenant):
             return Stale(self.version(tenant))
         self._post_by_plan(plan, event)
@@ -476,11 +451,9 @@ class Book:
         if known is not None:
             if known.outcome == item.outcome:
                 return known
-            return Conflict(
-                "IdempotencyConflict", f"id {known.id!r} was used before with other arguments"
-            )
+            return refusals.id_used(known.id)
         if isinstance(item.key, int) and self.find(item.tenant, item.key) is not None:
-            return Conflict("IdempotencyConflict", f"id {uuid_text(item.key)!r} is a reservation's")
+            return refusals.id_of_reservation(uuid_text(item.key))
         first = self.find_event(item.tenant, item.event_key)
         if first is None:
             return Unknown("event", item.event_key)
@@ -521,7 +494,7 @@ class Book:
         if approval.state == "approved":
             return approval
         if approval.state != "pending":
-            return _answered(approval)
+            return refusals.answered(approval.id, approval.state)
         refusal = self._unplanned(item, reservation)
         if refusal is not None:
             return refusal
@@ -533,7 +506,7 @@ class Book:
         if refused is not None:
             for counter in self.held(reservation):
                 counter.hold(reservation.amounts[counter.measure])
-            return Conflict("ApprovalConflict", refused)
+            return refused
         reservation.amounts = amounts
         reservation.counted_us = item.at_us
         reservation.expires_us = max(reservation.expires_us, item.expires_us)
@@ -554,7 +527,7 @@ class Book:
         if approval.state == "rejected":
             return approval
         if approval.state not in ("pending", "approved"):
-            return _answered(approval)
+            return refusals.answered(approval.id, approval.state)
         approval.state, approval.by, approval.reason = "rejected", item.by, item.reason
         approval.decided_at = from_us(item.at_us)
         if reservation.state in OPEN_STATES:
@@ -570,17 +543,13 @@ class Book:
         self._lapse(reservation, item.at_us)
         digest = reservation.extra.digest if reservation.extra is not None else None
         if digest != item.digest:
-            return Conflict(
-                "ApprovalConflict",
-                f"approval {approval.id} was given for another call: subject, tool, arguments and "
-                f"amount must be the same as when it was asked for",
-            )
+            return refusals.another_call(approval.id)
         if approval.state == "used" and approval.claim == item.claim:
             return reservation
         if approval.state == "pending":
             return reservation
         if approval.state != "approved" or reservation.state != RESERVED:
-            return _answered(approval)
+            return refusals.answered(approval.id, approval.state)
         approval.state, approval.claim = "used", item.claim
         reservation.expires_us = item.expires_us
         reservation.decision = (
@@ -745,13 +714,15 @@ def reaches_back_us(key: CounterKey, at_us: int) -> int:
     return (ring.bucket(at_us) - ring.buckets) * ring.width_us
 
 
-def _extra(reservation: Reservation) -> ReservationExtra:
+def extra_of(reservation: Reservation) -> ReservationExtra:
+    """Return what only some reservations carry, made if need be."""
     if reservation.extra is None:
         reservation.extra = ReservationExtra()
     return reservation.extra
 
 
-def _fill(reservation: Reservation, ask: Ask, verdict: Verdict) -> None:
+def fill(reservation: Reservation, ask: Ask, verdict: Verdict) -> None:
+    """Write a verdict into the reservation that was asked for."""
     step = verdict.last
     reservation.decision = verdict.decision
     reservation.candidate = step.candidate
@@ -816,20 +787,11 @@ def _copy(reservation: Reservation) -> Reservation:
     return copy
 
 
-def _denies(candidate: Candidate, counters: Sequence[Counter], amounts: Amounts) -> str | None:
+def _denies(candidate: Candidate, counters: Sequence[Counter], amounts: Amounts) -> Conflict | None:
     for check in candidate.checks:
         if not check.acts or check.decision != "deny":
             continue
         committed = counters[check.slot].committed if check.slot >= 0 else 0
         if committed + amounts[check.measure] > check.limit:
-            return (
-                f"policy {check.policy_id} ({check.limit_type} limit of the {check.scope}) would "
-                f"be crossed now, and an approval does not override a deny; it stays pending"
-            )
+            return refusals.denied_still(check.policy_id, check.limit_type, check.scope)
     return None
-
-
-def _answered(approval: Approval) -> Conflict:
-    return Conflict(
-        "ApprovalConflict", f"approval {approval.id} is {approval.state}; ask for a new one"
-    )

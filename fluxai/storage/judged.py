@@ -64,15 +64,14 @@ def judged_text(reservation: Reservation, plan: Plan | None) -> str:
     )
 
 
-def explain(reservation: Reservation, plan: str | None, judged: str) -> None:
+def explain(reservation: Reservation, plan: str | None, numbers: Any) -> None:
     """Give a stored reservation back what it was judged on, so that any process can explain it.
 
     Args:
         reservation: As `reservation_of` made it.
         plan: As `plan_text` wrote it.
-        judged: As `judged_text` wrote it.
+        numbers: What `judged_text` wrote, read.
     """
-    numbers = json.loads(judged)
     if plan is None:
         reservation._view = numbers
         return
@@ -83,8 +82,18 @@ def explain(reservation: Reservation, plan: str | None, judged: str) -> None:
 
 
 def _step_of(subject: Subject, candidates: Sequence[Any], numbers: Sequence[Any]) -> Step:
-    place, output_tokens, amounts, committed, settled, windows = numbers
-    candidate = _candidate_of(subject.tenant, candidates[place], windows)
+    return step_of(_candidate_of(subject.tenant, candidates[numbers[0]], numbers[5]), numbers)
+
+
+def step_of(candidate: Candidate, numbers: Sequence[Any]) -> Step:
+    """Make a step from a candidate and the numbers that it was judged on.
+
+    Args:
+        candidate: With its checks.
+        numbers: Its place in the plan, then output tokens, amounts, and what was committed and
+            settled in each of its counters.
+    """
+    _, output_tokens, amounts, committed, settled = numbers[:5]
     crossed = tuple(
         check
         for check in candidate.checks

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from fluxai.storage.base import Storage
 
 _SUPPORTED = (
-    "use memory://, sqlite:///file.db (relative) or sqlite:////folder/file.db (absolute), or pass "
-    "a Storage object"
+    "use memory://, sqlite:///file.db (relative) or sqlite:////folder/file.db (absolute), "
+    "postgresql://user:password@host/database, supabase://, or pass a Storage object"
 )
 
 
@@ -46,6 +46,14 @@ def open_storage(storage: Storage | str, **options: Any) -> Storage:
         from fluxai.storage.sqlite import SqliteStorage
 
         kind, arguments = SqliteStorage, (storage,)
+    elif scheme.partition("+")[0] in ("postgresql", "postgres") and separator:
+        from fluxai.storage.postgres import PostgresStorage
+
+        kind, arguments = PostgresStorage, (storage,)
+    elif scheme == "supabase" and separator:
+        from fluxai.storage.supabase import SupabaseStorage
+
+        kind, arguments = SupabaseStorage, (storage,)
     elif not separator or not rest.startswith("//"):
         raise ConfigurationError(f"storage: {storage!r:.80} is no URL; {_SUPPORTED}")
     else:

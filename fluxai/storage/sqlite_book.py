@@ -28,7 +28,7 @@ from fluxai.storage.base import (
     Settle,
     Version,
 )
-from fluxai.storage.book import Book, _extra, opened, reaches_back_us, ring_of
+from fluxai.storage.book import Book, extra_of, opened, reaches_back_us, ring_of
 from fluxai.storage.items import event_id
 from fluxai.storage.judged import WrittenPlan, explain, judged_text, plan_text
 from fluxai.storage.sqlite_rows import (
@@ -253,7 +253,7 @@ class SqliteBook(Book):
                 if plan is None:
                     (plan,) = self._execute(self._sql["plan"], (row.plan,)).fetchone()
                     self._plans[row.plan] = plan
-            explain(reservation, plan, row.judged)
+            explain(reservation, plan, json.loads(row.judged))
 
     # -- rules ------------------------------------------------------------------------------
 
@@ -336,11 +336,11 @@ class SqliteBook(Book):
                 reservation.event = event_of(events[row.tenant, row.id], reservation)
                 if row.exact is not None:
                     exact = event_of(events[row.tenant, row.exact], reservation)
-                    _extra(reservation).exact = exact
+                    extra_of(reservation).exact = exact
         asked = [(row.tenant, row.id) for row in fresh if row.asked]
         if asked:
             for row in self._execute(self._sql["approvals_by_id"], (json.dumps(asked),)):
-                _extra(self._reservations[row[0], uuid_int(row[1])]).approval = approval_of(row)
+                extra_of(self._reservations[row[0], uuid_int(row[1])]).approval = approval_of(row)
 
     def add(self, reservation: Reservation) -> None:
         """Keep a new reservation."""

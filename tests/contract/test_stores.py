@@ -20,6 +20,15 @@ class TestMemory(StorageContract):
         return "memory://"
 
 
+class TestPostgres(StorageContract):
+    """The PostgreSQL store."""
+
+    @pytest.fixture
+    def storage_url(self, postgres_url: str) -> str:
+        """Return the URL of an empty database."""
+        return postgres_url
+
+
 class TestSqlite(StorageContract):
     """The SQLite store."""
 

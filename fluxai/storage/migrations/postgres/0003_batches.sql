@@ -1,21 +1,19 @@
 -- Write what a batch changed in its counters.
 CREATE FUNCTION fluxai.write_counters(
-    keys jsonb, ids bigint[], settled bigint[], reserved bigint[], heads bigint[], dirty boolean[],
-    stored boolean[]
+    keys jsonb, all_id bigint[], all_settled bigint[], all_reserved bigint[], all_head bigint[],
+    all_dirty boolean[], all_stored boolean[]
 ) RETURNS void
-LANGUAGE plpgsql SET search_path = '' AS $$
-BEGIN
+LANGUAGE sql SET search_path = '' AS $$
     INSERT INTO fluxai.counters
-        SELECT ids[n], k->>0, k->>1, k->>2, k->>3, k->>4, (k->>5)::bigint, (k->>6)::bigint,
-            settled[n], reserved[n], 0, heads[n]
+        SELECT all_id[e.n], e.k->>0, e.k->>1, e.k->>2, e.k->>3, e.k->>4, (e.k->>5)::bigint,
+            (e.k->>6)::bigint, all_settled[e.n], all_reserved[e.n], 0, all_head[e.n]
         FROM jsonb_array_elements(keys) WITH ORDINALITY AS e (k, n)
-        WHERE dirty[n] AND NOT stored[n];
+        WHERE all_dirty[e.n] AND NOT all_stored[e.n];
     UPDATE fluxai.counters AS c
     SET settled = u.settled, reserved = u.reserved, head = u.head
-    FROM unnest(ids, settled, reserved, heads, dirty, stored)
+    FROM unnest(all_id, all_settled, all_reserved, all_head, all_dirty, all_stored)
         AS u (id, settled, reserved, head, dirty, stored)
     WHERE c.id = u.id AND u.dirty AND u.stored;
-END
 $$;
 
 -- Carry out a batch of items of many callers in one transaction. No item of a batch may build on
@@ -55,6 +53,7 @@ DECLARE
     plan_first integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'plan_first'));
     plan_stale boolean[];
     plan_id bigint[];
+    idle integer[] := '{}';
     key_from integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'key_from'));
     key_to integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'key_to'));
     key_counter integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'key_counter'));
@@ -71,8 +70,7 @@ DECLARE
     held_in text[] := '{}';
     -- What is settled, in the order of the batch.
     s record;
-    id bigint;
-    amount bigint;
+    held_id bigint;
     seq bigint;
     s_place integer := 0;
     s_seq bigint[] := '{}';
@@ -143,6 +141,19 @@ BEGIN
         SELECT (SELECT f.id FROM fluxai.plans AS f WHERE f.digest = p->>3)
         FROM jsonb_array_elements(batch->'plans') AS p);
 
+    -- What only stale plans name is not opened: nothing may feed it any more.
+    IF true = ANY (plan_stale) THEN
+        idle := ARRAY(
+            SELECT f.counter FROM (
+                SELECT key_counter[m] AS counter, plan_stale[(
+                    SELECT max(p.n) FROM unnest(plan_first) WITH ORDINALITY AS p (first, n)
+                    WHERE p.first <= f.candidate)] AS stale
+                FROM unnest(key_from, key_to) WITH ORDINALITY AS f (low, high, candidate),
+                    generate_series(f.low, f.high) AS m
+            ) AS f
+            GROUP BY 1 HAVING bool_and(f.stale));
+    END IF;
+
     -- Counters of the keys. (Tenant, scope, value, measure, kind, start, end.)
     FOR c IN
         SELECT e.k, e.n, f.id, f.settled, f.reserved, f.head
@@ -156,7 +167,10 @@ BEGIN
         c_measure[n] := fluxai.measure_of(c.k->>3, c.k->>4);
         c_width[n] := fluxai.bucket_us(c.k->>4);
         c_dirty[n] := false;
-        IF c.id IS NULL THEN
+        IF c.id IS NULL AND n = ANY (idle) THEN
+            c_stored[n] := true;
+            CONTINUE;
+        ELSIF c.id IS NULL THEN
             SELECT * INTO c FROM fluxai.open_counter(
                 c.k->>0, c.k->>1, c.k->>2, c.k->>3, c.k->>4, (c.k->>5)::bigint, (c.k->>6)::bigint,
                 now_us, false);
@@ -206,13 +220,13 @@ BEGIN
             announced := true;
         END IF;
         amounts := ARRAY[s.cost, s.tokens, s.requests, 0];
-        FOREACH id IN ARRAY s.counters LOOP
-            n := array_position(c_id, id);
+        FOREACH held_id IN ARRAY s.counters LOOP
+            n := array_position(c_id, held_id);
             IF n IS NULL THEN
-                SELECT * INTO c FROM fluxai.counters AS f WHERE f.id = carry_out.id;
+                SELECT * INTO c FROM fluxai.counters AS f WHERE f.id = held_id;
                 CONTINUE WHEN NOT FOUND;
                 n := cardinality(c_id) + 1;
-                c_id[n] := id;
+                c_id[n] := held_id;
                 c_measure[n] := fluxai.measure_of(c.measure, c.kind);
                 c_width[n] := fluxai.bucket_us(c.kind);
                 c_settled[n] := c.settled;
@@ -224,12 +238,12 @@ BEGIN
             c_reserved[n] := c_reserved[n] - s.held[j];
             c_dirty[n] := true;
             IF c_width[n] IS NOT NULL THEN
-                turned := fluxai.turn(id, c_head[n], c_width[n], s.at_us);
+                turned := fluxai.turn(held_id, c_head[n], c_width[n], s.at_us);
                 c_head[n] := turned.head;
                 c_settled[n] := c_settled[n] - turned.gone;
                 bucket := fluxai.floor_div(s.counted_us, c_width[n]);
                 CONTINUE WHEN bucket < c_head[n] - 60;
-                p_counter := p_counter || id;
+                p_counter := p_counter || held_id;
                 p_bucket := p_bucket || bucket;
                 p_amount := p_amount || amounts[j];
             END IF;

@@ -41,7 +41,8 @@ BEGIN
 END
 $$;
 
--- Make the partitions of this month and the two that follow; say how many months are new.
+-- Make the partitions of a month and the two that follow, of this month where no instant is given;
+-- say how many months are new.
 CREATE FUNCTION fluxai.make_months(now_us bigint) RETURNS integer
 LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
@@ -49,7 +50,8 @@ DECLARE
     made integer := 0;
 BEGIN
     FOR ahead IN 0 .. 2 LOOP
-        month := (date_trunc('month', to_timestamp(now_us / 1000000) AT TIME ZONE 'UTC')
+        month := (date_trunc('month', to_timestamp(
+            coalesce(now_us, fluxai.read_clock()) / 1000000) AT TIME ZONE 'UTC')
             + make_interval(months => ahead)) AT TIME ZONE 'UTC';
         IF to_regclass('fluxai.events_' || to_char(month AT TIME ZONE 'UTC', 'YYYY_MM')) IS NULL THEN
             -- One at a time; whoever comes second finds it made.
