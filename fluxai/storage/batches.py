@@ -426,7 +426,7 @@ def _lost_row(known: Reservation) -> dict[str, Any]:
         "method": known._method,
         "key": None if extra is None else extra.key,
         "digest": None if extra is None else extra.digest,
-        "judged": known.to_dict(),
+        "judged": encode(known.to_dict()),
     }
 
 
@@ -454,7 +454,7 @@ def reservation_of(row: Mapping[str, Any]) -> Reservation:
     extra = reservation.extra = ReservationExtra(
         key=row["key"], digest=row["digest"], resolved_us=row["resolved_us"]
     )
-    explain(reservation, row["candidates"], row["judged"])
+    explain(reservation, row["candidates"], json.loads(row["judged"]))
     if row["event"] is not None:
         reservation.event = event_of(row["event"], reservation)
     if row["exact_event"] is not None:

@@ -87,7 +87,7 @@ CREATE TABLE fluxai.reservations (
     exact text,  -- the event that corrected an estimated settlement
     counters bigint[] NOT NULL,
     plan bigint, -- what it was judged by
-    judged jsonb NOT NULL, -- and the numbers of that moment
+    judged text NOT NULL, -- and the numbers of that moment, JSON
     PRIMARY KEY (id, tenant)
 ) PARTITION BY RANGE (id);
 CREATE INDEX reservations_by_key ON fluxai.reservations (tenant, key) WHERE key IS NOT NULL;

@@ -7,17 +7,17 @@
 -- -- arithmetic ---------------------------------------------------------------------------------
 
 CREATE FUNCTION fluxai.floor_div(a bigint, b bigint) RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN a >= 0 THEN a / b ELSE -((b - 1 - a) / b) END;
 
 -- How long a bucket of a rolling window is; NULL for windows of other kinds.
 CREATE FUNCTION fluxai.bucket_us(kind text) RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN kind LIKE 'rolling:%' THEN (split_part(kind, ':', 2)::bigint + 59) / 60 END;
 
 -- Which of (cost, tokens, requests, open holds) a counter counts, from 1.
 CREATE FUNCTION fluxai.measure_of(measure text, kind text) RETURNS integer
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
     WHEN kind = 'concurrent' THEN 4 WHEN measure = 'cost' THEN 1 WHEN measure = 'tokens' THEN 2
     ELSE 3
@@ -25,13 +25,13 @@ END;
 
 -- When a UUIDv7 was made, to the millisecond.
 CREATE FUNCTION fluxai.made_us(id uuid) RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint * 1000;
 
 -- What a need costs with so many output tokens: nano-USD, rounded up once.
 CREATE FUNCTION fluxai.cost_of(fixed numeric, per_output numeric, output_tokens bigint)
 RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN div(fixed + per_output * output_tokens + 999999, 1000000)::bigint;
 
 

@@ -18,19 +18,20 @@ $$;
 
 -- Carry out a batch of items of many callers in one transaction. No item of a batch may build on
 -- another one of it. Returns an answer per item: its number, what became of it, and the rest.
-CREATE FUNCTION fluxai.carry_out(batch jsonb) RETURNS jsonb
+CREATE FUNCTION fluxai.carry_out(batch jsonb) RETURNS json
 LANGUAGE plpgsql SET search_path = ''
 -- Everything is found by its key: a plan that was made while a table was small must not stay with
 -- reading it whole.
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
-    answers jsonb[] := '{}';
+    -- Texts of JSON: of what the most calls need, no value is built that is only to be written.
+    answers text[] := '{}';
     now_us bigint := batch->'now_us';
     settle_on_expiry boolean := batch->'settle_on_expiry';
     horizon_us bigint;
+    pruned boolean;
     every bigint;
-    locked record;
-    versions jsonb := '{}';
+    versions jsonb;
     -- Counters, side by side: those of the batch's keys first, then others that are held in.
     n integer;
     c record;
@@ -57,7 +58,7 @@ DECLARE
     key_from integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'key_from'));
     key_to integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'key_to'));
     key_counter integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'key_counter'));
-    windows jsonb[] := ARRAY(SELECT jsonb_array_elements(batch->'windows'));
+    windows text[] := ARRAY(SELECT jsonb_array_elements_text(batch->'windows'));
     run_tool text[] := ARRAY(SELECT jsonb_array_elements_text(batch->'tool'));
     run_model text[] := ARRAY(SELECT jsonb_array_elements_text(batch->'model'));
     check_from integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'check_from'));
@@ -95,7 +96,7 @@ DECLARE
     a_requests bigint[] := '{}';
     a_output bigint[] := '{}';
     a_need jsonb[] := '{}';
-    a_judged jsonb[] := '{}';
+    a_judged text[] := '{}';
     waiting text[] := '{}';
     none_overdue text[] := '{}';
     -- One candidate at a time.
@@ -113,19 +114,17 @@ DECLARE
     denies boolean;
     decision text;
     note text;
-    steps jsonb;
+    steps text;
     committed bigint[];
     settled bigint[];
     headroom numeric;
     most numeric;
     least_output bigint;
 BEGIN
-    SELECT h.counted_us INTO horizon_us FROM fluxai.horizon AS h;
-    FOR locked IN SELECT * FROM fluxai.lock_tenants(
-        ARRAY(SELECT jsonb_array_elements_text(batch->'tenants')))
-    LOOP
-        versions := versions || jsonb_build_object(locked.tenant, locked.version);
-    END LOOP;
+    SELECT h.counted_us, h.counted_us > -62104060800000000 INTO horizon_us, pruned
+    FROM fluxai.horizon AS h;
+    SELECT jsonb_object_agg(l.tenant, l.version) INTO versions FROM fluxai.lock_tenants(
+        ARRAY(SELECT jsonb_array_elements_text(batch->'tenants'))) AS l;
     every := fluxai.version('*');
 
     -- Plans: those that were compiled from other rules are stale.
@@ -155,37 +154,33 @@ BEGIN
     END IF;
 
     -- Counters of the keys. (Tenant, scope, value, measure, kind, start, end.)
-    FOR c IN
-        SELECT e.k, e.n, f.id, f.settled, f.reserved, f.head
-        FROM jsonb_array_elements(batch->'keys') WITH ORDINALITY AS e (k, n)
-        LEFT JOIN fluxai.counters AS f ON f.tenant = e.k->>0 AND f.scope = e.k->>1
-            AND f.value = e.k->>2 AND f.measure = e.k->>3 AND f.kind = e.k->>4
-            AND f.start_us = (e.k->>5)::bigint
-        ORDER BY e.n
-    LOOP
-        n := c.n;
-        c_measure[n] := fluxai.measure_of(c.k->>3, c.k->>4);
-        c_width[n] := fluxai.bucket_us(c.k->>4);
-        c_dirty[n] := false;
-        IF c.id IS NULL AND n = ANY (idle) THEN
-            c_stored[n] := true;
-            CONTINUE;
-        ELSIF c.id IS NULL THEN
+    SELECT array_agg(f.id ORDER BY e.n), array_agg(f.settled ORDER BY e.n),
+        array_agg(f.reserved ORDER BY e.n), array_agg(f.head ORDER BY e.n),
+        array_agg(fluxai.measure_of(e.k->>3, e.k->>4) ORDER BY e.n),
+        array_agg(fluxai.bucket_us(e.k->>4) ORDER BY e.n),
+        array_agg(false), array_agg(true)
+    INTO c_id, c_settled, c_reserved, c_head, c_measure, c_width, c_dirty, c_stored
+    FROM jsonb_array_elements(batch->'keys') WITH ORDINALITY AS e (k, n)
+    LEFT JOIN fluxai.counters AS f ON f.tenant = e.k->>0 AND f.scope = e.k->>1
+        AND f.value = e.k->>2 AND f.measure = e.k->>3 AND f.kind = e.k->>4
+        AND f.start_us = (e.k->>5)::bigint;
+    -- Without any key these are NULL, which no array may be.
+    c_id := coalesce(c_id, '{}');
+    FOR n IN 1 .. cardinality(c_id) LOOP
+        IF c_id[n] IS NULL AND n <> ALL (idle) THEN
+            need := batch->'keys'->(n - 1);
             SELECT * INTO c FROM fluxai.open_counter(
-                c.k->>0, c.k->>1, c.k->>2, c.k->>3, c.k->>4, (c.k->>5)::bigint, (c.k->>6)::bigint,
-                now_us, false);
+                need->>0, need->>1, need->>2, need->>3, need->>4, (need->>5)::bigint,
+                (need->>6)::bigint, now_us, false);
+            c_id[n] := c.id;
+            c_settled[n] := c.settled;
+            c_reserved[n] := c.reserved;
+            c_head[n] := c.head;
             c_stored[n] := c.stored;
-        ELSE
-            c_stored[n] := true;
-        END IF;
-        c_id[n] := c.id;
-        c_settled[n] := c.settled;
-        c_reserved[n] := c.reserved;
-        c_head[n] := c.head;
-        IF c_width[n] IS NOT NULL THEN
-            turned := fluxai.turn(c.id, c.head, c_width[n], now_us);
-            c_settled[n] := c.settled - turned.gone;
-            c_dirty[n] := c_stored[n] AND turned.head > c.head;
+        ELSIF c_head[n] IS NOT NULL THEN
+            turned := fluxai.turn(c_id[n], c_head[n], c_width[n], now_us);
+            c_settled[n] := c_settled[n] - turned.gone;
+            c_dirty[n] := turned.head > c_head[n];
             c_head[n] := turned.head;
         END IF;
     END LOOP;
@@ -220,20 +215,27 @@ BEGIN
             announced := true;
         END IF;
         amounts := ARRAY[s.cost, s.tokens, s.requests, 0];
-        FOREACH held_id IN ARRAY s.counters LOOP
-            n := array_position(c_id, held_id);
-            IF n IS NULL THEN
-                SELECT * INTO c FROM fluxai.counters AS f WHERE f.id = held_id;
-                CONTINUE WHEN NOT FOUND;
+        IF NOT s.counters <@ c_id THEN
+            FOR c IN SELECT f.*, fluxai.measure_of(f.measure, f.kind) AS counts,
+                    fluxai.bucket_us(f.kind) AS width
+                FROM fluxai.counters AS f
+                WHERE f.id = ANY (s.counters) AND f.id <> ALL (c_id)
+            LOOP
                 n := cardinality(c_id) + 1;
-                c_id[n] := held_id;
-                c_measure[n] := fluxai.measure_of(c.measure, c.kind);
-                c_width[n] := fluxai.bucket_us(c.kind);
+                c_id[n] := c.id;
+                c_measure[n] := c.counts;
+                c_width[n] := c.width;
                 c_settled[n] := c.settled;
                 c_reserved[n] := c.reserved;
                 c_head[n] := c.head;
+                c_dirty[n] := false;
                 c_stored[n] := true;
-            END IF;
+            END LOOP;
+        END IF;
+        FOREACH held_id IN ARRAY s.counters LOOP
+            n := array_position(c_id, held_id);
+            -- One that was dropped since counts nothing any more.
+            CONTINUE WHEN n IS NULL;
             j := c_measure[n];
             c_reserved[n] := c_reserved[n] - s.held[j];
             c_dirty[n] := true;
@@ -259,8 +261,6 @@ BEGIN
         s_over[s_place] := s.cost > s.held[1];
         labelled := labelled OR s.labels <> '{}';
         ended := ended || s.id;
-        UPDATE fluxai.reservations AS r SET state = 'settled', resolved_us = s.at_us
-        WHERE r.id = s.id AND r.tenant = s.tenant;
         IF s.cost > s.held[1] OR s.tokens > s.held[2] OR s.requests > s.held[3] THEN
             -- More than was held: the shares of limits have to be looked at.
             answers := answers || jsonb_build_array(s.i, 'over', seq, s.decision, s_over[s_place], (
@@ -268,9 +268,9 @@ BEGIN
                     f.scope, f.value, f.measure, f.kind, f.start_us,
                     c_settled[array_position(c_id, f.id)] + c_reserved[array_position(c_id, f.id)]))
                 FROM fluxai.counters AS f WHERE f.id = ANY (s.counters)),
-                fluxai.found_json(s.tenant, s.id));
+                fluxai.found_json(s.tenant, s.id))::text;
         ELSE
-            answers := answers || jsonb_build_array(s.i, 'done', seq, s.decision);
+            answers := answers || ('[' || s.i || ',"done",' || seq || ',"' || s.decision || '"]');
         END IF;
     END LOOP;
 
@@ -300,19 +300,20 @@ BEGIN
                 END IF;
             END IF;
             IF known.id IS NOT NULL THEN
-                answers := answers || CASE WHEN known.digest IS DISTINCT FROM a.digest
+                answers := answers || (CASE WHEN known.digest IS DISTINCT FROM a.digest
                     THEN jsonb_build_array(a.i, 'key_used', known.id)
-                    ELSE jsonb_build_array(a.i, 'reservation', fluxai.reservation_json(known)) END;
+                    ELSE jsonb_build_array(a.i, 'reservation', fluxai.reservation_json(known))
+                    END)::text;
                 CONTINUE;
             END IF;
         END IF;
         IF plan_stale[a.plan] THEN
             answers := answers || jsonb_build_array(
-                a.i, 'stale', every, (versions->>a.tenant)::bigint);
+                a.i, 'stale', every, (versions->>a.tenant)::bigint)::text;
             CONTINUE;
         END IF;
-        IF fluxai.made_us(a.id) < horizon_us THEN
-            answers := answers || jsonb_build_array(a.i, 'pruned');
+        IF pruned AND fluxai.made_us(a.id) < horizon_us THEN
+            answers := answers || jsonb_build_array(a.i, 'pruned')::text;
             CONTINUE;
         END IF;
         tried := false;
@@ -320,7 +321,7 @@ BEGIN
         <<judging>>
         LOOP
             k := 0;
-            steps := '[]';
+            steps := '';
             LOOP
                 g := plan_first[a.plan] + k;
                 IF k = 0 AND a.cost IS NOT NULL THEN
@@ -377,8 +378,10 @@ BEGIN
                     committed := committed || (c_settled[n] + c_reserved[n]);
                     settled := settled || c_settled[n];
                 END LOOP;
-                steps := steps || jsonb_build_array(
-                    jsonb_build_array(k, output, amounts, committed, settled, windows[g]));
+                steps := steps || CASE WHEN k > 0 THEN ',[' ELSE '[' END || k || ',' || output || ',['
+                    || array_to_string(amounts, ',') || '],['
+                    || array_to_string(committed, ',') || '],['
+                    || array_to_string(settled, ',') || '],' || windows[g] || ']';
                 EXIT WHEN acted = 0 OR check_code[acted] <> 3 OR k > 0 OR check_fallback[acted] <= 0
                     OR jsonb_typeof(a.more->(check_fallback[acted] - 1)) <> 'array';
                 k := check_fallback[acted];
@@ -443,9 +446,10 @@ BEGIN
             a_requests[a_place] := amounts[3];
             a_output[a_place] := output;
             a_need[a_place] := need;
-            a_judged[a_place] := steps;
+            a_judged[a_place] := '[' || steps || ']';
         END IF;
-        answers := answers || jsonb_build_array(a.i, 'decided', decision, steps, note);
+        answers := answers || ('[' || a.i || ',"decided","' || decision || '",[' || steps
+            || CASE WHEN note IS NULL THEN '],null]' ELSE '],"' || note || '"]' END);
     END LOOP;
 
     -- Write it.
@@ -461,6 +465,12 @@ BEGIN
             ON CONFLICT ON CONSTRAINT buckets_pkey DO UPDATE SET amount = b.amount + excluded.amount;
     END IF;
     IF announced THEN
+        UPDATE fluxai.reservations AS r SET state = 'settled', resolved_us = x.at_us
+        FROM ROWS FROM (
+            jsonb_to_recordset(batch->'settles') AS (id uuid, tenant text, at_us bigint),
+            unnest(s_seq)
+        ) AS x (id, tenant, at_us, seq)
+        WHERE x.seq IS NOT NULL AND r.id = x.id AND r.tenant = x.tenant;
         INSERT INTO fluxai.events
             SELECT x.seq, x.tenant, x.id, x.id::uuid, x.at_us, x.counted_us, x."user", x.tool,
                 x.model, x.cost, x.tokens, x.requests, x.usage, x.labels, x.decision,
@@ -548,9 +558,9 @@ BEGIN
             WHEN 'approve' THEN fluxai.approve(s.item)
             WHEN 'reject' THEN fluxai.reject(s.item)
             WHEN 'claim' THEN fluxai.claim(s.item)
-        END);
+        END)::text;
     END LOOP;
-    RETURN to_jsonb(answers);
+    RETURN '[' || array_to_string(answers, ',') || ']';
 END
 $$;
 
@@ -558,7 +568,7 @@ $$;
 CREATE FUNCTION fluxai.room(
     headroom bigint, measure integer, fixed numeric, per_output numeric, input bigint
 ) RETURNS numeric
-LANGUAGE sql IMMUTABLE STRICT
+LANGUAGE sql IMMUTABLE
 RETURN CASE
     WHEN measure = 2 THEN headroom - input
     WHEN per_output > 0 THEN div(headroom::numeric * 1000000 - fixed, per_output)
