@@ -61,11 +61,11 @@ class Spool:
         Raises:
             StorageError: The disk refuses too; the settlement is in the error's text.
         """
-        line = json.dumps(_row(item, known), separators=(",", ":"))
+        line = spool_line(item, known)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._alone():
-                _append(self.path, [line])
+                append_lines(self.path, [line])
         except OSError as error:
             raise StorageError(
                 f"neither the store nor the spool {self.path} could take this settlement: {line}"
@@ -100,7 +100,7 @@ class Spool:
         try:
             for line in lines[:limit]:
                 try:
-                    settle(_item(line))
+                    settle(read_line(line))
                 except StorageError:
                     raise
                 except FluxAIError as error:
@@ -113,7 +113,7 @@ class Spool:
                 done += 1
         finally:
             if rejected:
-                _append(self.rejected_path, rejected)
+                append_lines(self.rejected_path, rejected)
             self._leave(lines[done:])
         return done - len(rejected)
 
@@ -122,7 +122,7 @@ class Spool:
         if lines:
             fresh = self.path.with_name(self.path.name + ".new")
             fresh.unlink(missing_ok=True)
-            _append(fresh, lines)
+            append_lines(fresh, lines)
             fresh.replace(self.path)
         else:
             self.path.unlink(missing_ok=True)
@@ -133,14 +133,15 @@ class Spool:
         """Keep other threads and processes away from the file."""
         gate = self.path.with_name(self.path.name + ".lock")
         with self._lock, gate.open("a") as file:
-            _lock_file(file.fileno())
+            lock_file(file.fileno())
             yield
 
 
 if sys.platform == "win32":
 
-    def _lock_file(number: int) -> None:
+    def lock_file(number: int, *, wait: bool = True) -> bool:  # noqa: ARG001 -- see below
         """Do nothing: there, a file that is open can't be replaced by another process."""
+        return wait
 
     def _sync_folder(folder: Path) -> None:
         """Do nothing: there, folders can't be flushed."""
@@ -148,9 +149,13 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _lock_file(number: int) -> None:
-        """Wait for the lock, which ends with the file's being closed."""
-        fcntl.flock(number, fcntl.LOCK_EX)
+    def lock_file(number: int, *, wait: bool = True) -> bool:
+        """Take the lock, which ends with the file's being closed; say whether it was to be had."""
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def _sync_folder(folder: Path) -> None:
         """Make a file's being there, or not, as durable as its content."""
@@ -161,7 +166,7 @@ else:
             os.close(number)
 
 
-def _append(path: Path, lines: Sequence[str]) -> None:
+def append_lines(path: Path, lines: Sequence[str]) -> None:
     """Write lines durably, after whatever a crash may have left of an earlier one."""
     with path.open("a+b") as file:
         size = file.seek(0, os.SEEK_END)
@@ -176,9 +181,10 @@ def _append(path: Path, lines: Sequence[str]) -> None:
         _sync_folder(path.parent)
 
 
-def _row(item: Settle, known: Reservation) -> dict[str, Any]:
+def spool_line(item: Settle, known: Reservation) -> str:
+    """Write a settlement as a line."""
     event = item.event
-    return {
+    row = {
         "reservation": known.to_dict(),
         "event": {
             "model": event.model,
@@ -192,6 +198,7 @@ def _row(item: Settle, known: Reservation) -> dict[str, Any]:
             "outcome": _plain(event.outcome),
         },
     }
+    return json.dumps(row, separators=(",", ":"))
 
 
 def _plain(outcome: Any) -> Any:
@@ -217,7 +224,7 @@ def _outcome(row: Any) -> Any:
     return Usage.from_dict(row["usage"])
 
 
-def _item(line: str) -> Settle:
+def read_line(line: str) -> Settle:
     """Read a line.
 
     Raises:

@@ -15,7 +15,15 @@ from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
 
 from fluxai.core.decisions import Approval, Reservation, UsageEvent, measured
-from fluxai.core.ledger import Candidate, CounterFilter, CounterKey, Need, Plan, Subject
+from fluxai.core.ledger import (
+    Amounts,
+    Candidate,
+    CounterFilter,
+    CounterKey,
+    Need,
+    Plan,
+    Subject,
+)
 from fluxai.core.windows import from_us
 
 #: A version of the rules: (that of every tenant, that of this one).
@@ -159,7 +167,26 @@ class Claim:
     expires_us: int
 
 
-Resolution = Settle | Release | Extend | Record | Adjust | Approve | Reject | Claim
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """Tell what was spent out of a lease, and how much of it is to stay held.
+
+    A lease is a reservation whose money its holder gives out to calls by itself. Each event brings
+    the reservation of such a call as its `source`; the store enters both, once, in the counters in
+    which the lease is held. `keep` is what calls that are still open need, and what may still be
+    given out; with nothing to keep the lease ends. `version` is that of the rules by which it was
+    given out.
+    """
+
+    tenant: str
+    uid: int
+    at_us: int
+    version: Version
+    events: Sequence[UsageEvent]
+    keep: Amounts
+
+
+Resolution = Settle | Release | Extend | Record | Adjust | Approve | Reject | Claim | Report
 
 
 class Balance(NamedTuple):
@@ -321,11 +348,13 @@ class Capabilities:
         durable: What it acknowledged survives a crash.
         shared: Several processes may use it.
         blocking: A verb may wait for a disk or a network (async callers take a thread hop).
+        lease: Budgets may be leased: a process is given a slice, and decides out of it by itself.
     """
 
     durable: bool
     shared: bool
     blocking: bool
+    lease: bool = False
 
 
 @dataclass(slots=True)
@@ -368,7 +397,7 @@ class Storage(Protocol):
         ...
 
     def resolve(self, items: Sequence[Resolution]) -> list[Any]:
-        """Settle, release, extend, record, adjust, approve, reject or claim; each atomic."""
+        """Settle, release, extend, record, adjust, approve, reject, claim, report; each atomic."""
         ...
 
     def expire(self, at_us: int, *, limit: int, on_expiry: str = "release") -> Overdue:

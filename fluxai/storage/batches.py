@@ -52,6 +52,7 @@ from fluxai.storage.base import (
     Record,
     Reject,
     Release,
+    Report,
     Settle,
     Stale,
     Unknown,
@@ -71,6 +72,7 @@ _VERBS = {
     Approve: "approve",
     Reject: "reject",
     Claim: "claim",
+    Report: "report",
 }
 
 
@@ -282,6 +284,12 @@ class Batch:
             case Approve() | Reject():
                 row["by"] = item.by
         match item:
+            case Report():
+                row |= {
+                    "version": item.version,
+                    "keep": item.keep,
+                    "events": [_spent_row(event) for event in item.events],
+                }
             case Reject():
                 row["reason"] = item.reason
             case Claim():
@@ -358,6 +366,8 @@ def _names(item: Item) -> list[tuple[str, object]]:
         return [(item.event.tenant, item.event.key)]
     if isinstance(item, Adjust):
         return [(item.tenant, item.key), (item.tenant, item.event_key)]
+    if isinstance(item, Report):
+        return [(item.tenant, item.uid), *((item.tenant, event.key) for event in item.events)]
     return [(item.tenant, item.uid)]  # type: ignore[union-attr]
 
 
@@ -375,6 +385,28 @@ def _reported(event: UsageEvent) -> dict[str, Any]:
         "flags": event.flags,
         "price_version": event.price_version,
         "outcome": event.outcome,
+    }
+
+
+def _spent_row(event: UsageEvent) -> dict[str, Any]:
+    """Write what was spent out of a lease, with the reservation that it was spent by."""
+    known = event.source
+    assert isinstance(known, Reservation)  # noqa: S101 -- a lease decides reservations
+    source = _lost_row(known)
+    row = _reported(event)
+    if event.cost_nanousd > known.amounts[0]:
+        row["flags"] = (*event.flags, "overrun")
+    return row | {
+        "id": known.id,
+        "reservation_id": known.id,
+        "tenant": source["tenant"],
+        "user": source["user"],
+        "labels": source["labels"],
+        "tool": source["tool"],
+        "decision": source["decision"],
+        "counted_us": known.counted_us,
+        "at_us": event.at_us,
+        "source": source | {"state": "settled", "resolved_us": event.at_us, "counters": []},
     }
 
 

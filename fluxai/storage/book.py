@@ -60,6 +60,7 @@ from fluxai.storage.base import (
     Refusal,
     Reject,
     Release,
+    Report,
     Resolution,
     Settle,
     Stale,
@@ -319,6 +320,8 @@ class Book:
                 return self.reject(item)
             case Claim():
                 return self.claim(item)
+            case Report():
+                return self.report(item)
 
     def settle(self, item: Settle) -> UsageEvent | Refusal:
         """Settle a reservation, or take in one that the store has lost."""
@@ -478,6 +481,41 @@ class Book:
         self._post_by_plan(item.plan, event)
         self.add_event(event)
         return event
+
+    # -- leases -----------------------------------------------------------------------------
+
+    def report(self, item: Report) -> Reservation | Refusal:
+        """Enter what was spent out of a lease, and hold no more of it than is to be kept."""
+        lease = self.find(item.tenant, item.uid)
+        fresh = [event for event in item.events if self.find_event(item.tenant, event.key) is None]
+        if lease is None or (lease.state not in OPEN_STATES and fresh):
+            return Unknown("reservation", item.uid)
+        if lease.state not in OPEN_STATES:
+            return lease
+        version = self.version(item.tenant)
+        if fresh and item.version != version:
+            return Stale(version)
+        counters = self.held(lease)
+        for event in fresh:
+            known = event.source
+            assert isinstance(known, Reservation)  # noqa: S101 -- a lease decides reservations
+            copy = _copy(known)
+            settled = _settling(event, copy, copy.uid, ())
+            self._post(counters, settled)
+            copy.state, copy.event = SETTLED, settled
+            extra_of(copy).resolved_us = settled.at_us
+            self.set_held(copy, ())
+            self.add(copy)
+            self.add_event(settled)
+        kept = tuple(map(min, item.keep, lease.amounts))
+        for counter in counters:
+            counter.hold(kept[counter.measure] - lease.amounts[counter.measure])
+        lease.amounts = (kept[0], kept[1], kept[2], kept[3])
+        if any(kept[:3]):
+            self.changed(lease, lease.state)
+        else:
+            self._finish(lease, RELEASED, item.at_us)
+        return lease
 
     # -- approvals --------------------------------------------------------------------------
 
@@ -740,11 +778,16 @@ def fill(reservation: Reservation, ask: Ask, verdict: Verdict) -> None:
 
 def _of(item: Settle, reservation: Reservation, *flags: str) -> UsageEvent:
     """Make the event that settles a stored reservation, from what the caller reported."""
-    event = item.event
+    return _settling(item.event, reservation, item.uid, flags)
+
+
+def _settling(
+    event: UsageEvent, reservation: Reservation, uid: int, flags: tuple[str, ...]
+) -> UsageEvent:
     if event.cost_nanousd > reservation.amounts[0]:
         flags = (*flags, "overrun")
     return UsageEvent(
-        item.uid,
+        uid,
         reservation,
         event.model,
         event.cost_nanousd,

@@ -109,7 +109,7 @@ class FunctionStorage:
             may be repeated by id, so an answer that was lost on its way does no harm.
     """
 
-    capabilities = Capabilities(durable=True, shared=True, blocking=True)
+    capabilities = Capabilities(durable=True, shared=True, blocking=True, lease=True)
 
     def __init__(self, caller: Caller, *, patience_s: float = 5.0) -> None:
         self.notices = Notices()

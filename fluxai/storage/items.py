@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fluxai.core.decisions import Reservation, UsageEvent
 from fluxai.core.ids import uuid_int, uuid_text
-from fluxai.storage.base import Adjust, Ask, Record, Resolution, Settle
+from fluxai.storage.base import Adjust, Ask, Record, Report, Resolution, Settle
 from fluxai.storage.outcomes import outcome_text
 
 Item = Ask | Resolution
@@ -89,6 +89,8 @@ def at_the_door(item: Resolution) -> Resolution:
                 event_key=event_key(item.event_key),
                 outcome=outcome_text(item.outcome),
             )
+        case Report():
+            return replace(item, events=[with_outcome_text(event) for event in item.events])
         case _:
             return item
 

@@ -69,7 +69,7 @@ class SqliteStorage:
         ConfigurationError: The URL names no file.
     """
 
-    capabilities = Capabilities(durable=True, shared=True, blocking=True)
+    capabilities = Capabilities(durable=True, shared=True, blocking=True, lease=True)
 
     def __init__(
         self,

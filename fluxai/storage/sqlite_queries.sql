@@ -126,8 +126,8 @@ INSERT INTO reservations (
 
 -- name: change_reservation
 UPDATE reservations SET
-    decision = ?, state = ?, counted_us = ?, expires_us = ?, resolved_us = ?, concurrent = ?,
-    asked = ?, exact = ?, counters = ?
+    decision = ?, state = ?, counted_us = ?, expires_us = ?, resolved_us = ?, cost = ?, tokens = ?,
+    requests = ?, concurrent = ?, asked = ?, exact = ?, counters = ?
 WHERE tenant = ? AND id = ?;
 
 -- name: plan_id

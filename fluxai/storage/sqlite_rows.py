@@ -129,7 +129,7 @@ def reservation_changes(reservation: Reservation, counters: str) -> Row:
         reservation.counted_us,
         reservation.expires_us,
         None if extra is None else extra.resolved_us,
-        reservation.amounts[3],
+        *reservation.amounts,
         int(extra is not None and extra.approval is not None),
         None if extra is None or extra.exact is None else extra.exact.id,
         counters,

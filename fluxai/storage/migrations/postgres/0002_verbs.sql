@@ -847,3 +847,50 @@ BEGIN
     RETURN jsonb_build_array('reservation', fluxai.found_json(r.tenant, r.id));
 END
 $$;
+
+-- Enter what was spent out of a lease, once, and hold no more of it than is to be kept.
+CREATE FUNCTION fluxai.report(item jsonb) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = '' AS $$
+DECLARE
+    r fluxai.reservations;
+    spent jsonb := (
+        SELECT coalesce(jsonb_agg(e), '[]') FROM jsonb_array_elements(item->'events') AS e
+        WHERE NOT EXISTS (
+            SELECT FROM fluxai.events AS f WHERE f.tenant = item->>'tenant' AND f.id = e->>'id'));
+    one jsonb;
+    e fluxai.events;
+    keep bigint[];
+BEGIN
+    SELECT * INTO r FROM fluxai.find(item->>'tenant', (item->>'id')::uuid);
+    IF NOT FOUND OR r.state NOT IN ('pending', 'reserved') AND spent <> '[]' THEN
+        RETURN '["unknown", "reservation"]';
+    ELSIF r.state NOT IN ('pending', 'reserved') THEN
+        RETURN jsonb_build_array('reservation', fluxai.reservation_json(r));
+    ELSIF spent <> '[]' AND ((item #>> '{version,0}')::bigint <> fluxai.version('*')
+        OR (item #>> '{version,1}')::bigint <> fluxai.version(r.tenant))
+    THEN
+        RETURN jsonb_build_array('stale', fluxai.version('*'), fluxai.version(r.tenant));
+    END IF;
+    FOR one IN SELECT * FROM jsonb_array_elements(spent) LOOP
+        e := jsonb_populate_record(NULL::fluxai.events, one);
+        PERFORM fluxai.post(
+            r.counters, ARRAY[e.cost, e.tokens, e.requests, 0], e.counted_us, e.at_us);
+        PERFORM fluxai.add_event(e);
+        INSERT INTO fluxai.reservations
+            SELECT * FROM jsonb_populate_record(NULL::fluxai.reservations, one->'source');
+    END LOOP;
+    keep := ARRAY[
+        least(r.cost, (item #>> '{keep,0}')::bigint), least(r.tokens, (item #>> '{keep,1}')::bigint),
+        least(r.requests, (item #>> '{keep,2}')::bigint),
+        least(r.concurrent, (item #>> '{keep,3}')::bigint)];
+    PERFORM fluxai.hold(r.counters, ARRAY[
+        keep[1] - r.cost, keep[2] - r.tokens, keep[3] - r.requests, keep[4] - r.concurrent], 1);
+    UPDATE fluxai.reservations AS o
+    SET cost = keep[1], tokens = keep[2], requests = keep[3], concurrent = keep[4]
+    WHERE o.id = r.id AND o.tenant = r.tenant;
+    IF keep[1] = 0 AND keep[2] = 0 AND keep[3] = 0 THEN
+        PERFORM fluxai.finish(r.tenant, r.id, 'released', (item->'at_us')::bigint);
+    END IF;
+    RETURN jsonb_build_array('reservation', fluxai.found_json(r.tenant, r.id));
+END
+$$;

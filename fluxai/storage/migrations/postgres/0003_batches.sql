@@ -558,6 +558,7 @@ BEGIN
             WHEN 'approve' THEN fluxai.approve(s.item)
             WHEN 'reject' THEN fluxai.reject(s.item)
             WHEN 'claim' THEN fluxai.claim(s.item)
+            WHEN 'report' THEN fluxai.report(s.item)
         END)::text;
     END LOOP;
     RETURN '[' || array_to_string(answers, ',') || ']';
