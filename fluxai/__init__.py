@@ -15,7 +15,6 @@ if TYPE_CHECKING:
         Approval,
         CounterOffer,
         Decision,
-        Estimate,
         Reason,
         Reservation,
         Settlement,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
         StorageError,
         UnknownModel,
     )
+    from fluxai.core.estimates import Estimate
     from fluxai.core.usage import Usage
     from fluxai.costs import Cost, CostEstimator
     from fluxai.governor import Governor
@@ -60,7 +60,7 @@ _HOMES = {
     "CostEstimator": "fluxai.costs",
     "CounterOffer": "fluxai.core.decisions",
     "Decision": "fluxai.core.decisions",
-    "Estimate": "fluxai.core.decisions",
+    "Estimate": "fluxai.core.estimates",
     "FluxAIError": "fluxai.core.errors",
     "Governor": "fluxai.governor",
     "Grant": "fluxai.policy.records",

@@ -5,15 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from datetime import datetime
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fluxai.cli.figures import amount, decision_word, stamp, unit_price, until, usd
+from fluxai.cli.price_age import about_prices, stale_prices
 from fluxai.cli.screen import Column, Meter, Section, Table, Text, Tone
 from fluxai.cli.session import DONE, REFUSED, Answer, Session, command
-from fluxai.core.money import PER_MILLION
 
 if TYPE_CHECKING:
     from fluxai.core.decisions import CounterOffer, Decision, Reason
@@ -24,15 +23,6 @@ _TONES: dict[str, Tone] = {
     "pending_approval": "warn",
     "denied": "bad",
 }
-
-
-class _Line(NamedTuple):
-    """A part of the estimate. Prices are USD for one, amounts USD."""
-
-    kind: str
-    quantity: int
-    unit_price: Decimal
-    amount: Decimal
 
 
 @command()
@@ -79,15 +69,15 @@ def check(
             units=units,
             labels=_labels(labels),
         )
+        prices = about_prices(governor.registry.book.table)
         now = datetime.fromtimestamp(governor.clock.now_us() / 1e6).astimezone()
-    lines = _lines(decision, 1 if units is None else units)
     document = decision.to_dict()
     # Nothing was asked for, so there is no id to approve or to look up.
     for name in ("id", "approval_id", "expires_at"):
         del document[name]
     document["message"] = _message(decision)
-    document["estimate"]["lines"] = [_row(line) for line in lines]
-    sections = _sections(decision, lines, now)
+    document["prices"] = prices
+    sections = _sections(decision, prices, now)
     return Answer(document, sections, DONE if decision.allowed else REFUSED)
 
 
@@ -101,37 +91,6 @@ def _labels(pairs: Iterable[str]) -> dict[str, str] | None:
     return labels or None
 
 
-def _lines(decision: Decision, units: int) -> list[_Line]:
-    """Say of what the highest cost is made. Their sum, rounded up once, is what would be held."""
-    need = decision.need
-    if decision.estimate.method == "units":
-        return [_Line("units", units, *_priced(need.fixed, units))]
-    rates = decision.candidate.rates
-    fee = rates.request_fee * PER_MILLION if rates is not None else 0
-    lines = [_Line("input", need.input_tokens, *_priced(need.fixed - fee, need.input_tokens))]
-    if need.output_max:
-        tokens = decision.output_tokens
-        lines.append(_Line("output", tokens, *_priced(need.per_output * tokens, tokens)))
-    if fee:
-        lines.append(_Line("request", 1, *_priced(fee, 1)))
-    return lines
-
-
-def _priced(numerator: int, quantity: int) -> tuple[Decimal, Decimal]:
-    """Turn nano-USD times a million into the price of one and the amount, in USD."""
-    total = Decimal(numerator).scaleb(-15)
-    return (total / quantity if quantity else Decimal(0)), total
-
-
-def _row(line: _Line) -> dict[str, Any]:
-    return {
-        "kind": line.kind,
-        "quantity": line.quantity,
-        "unit_price": f"{line.unit_price.normalize():f}",
-        "amount": f"{line.amount.normalize():f}",
-    }
-
-
 def _message(decision: Decision) -> str:
     if decision.decision != "pending_approval":
         return decision.message
@@ -139,7 +98,7 @@ def _message(decision: Decision) -> str:
     return f"It would wait for approval of {usd(decision.estimate.highest)}: {why}."
 
 
-def _sections(decision: Decision, lines: list[_Line], now: datetime) -> list[Section]:
+def _sections(decision: Decision, prices: dict[str, Any], now: datetime) -> list[Section]:
     verdict = decision.decision.replace("_", " ").upper()
     sections = [
         Section(
@@ -149,7 +108,7 @@ def _sections(decision: Decision, lines: list[_Line], now: datetime) -> list[Sec
                 _message(decision),
             ],
         ),
-        _estimate(decision, lines),
+        _estimate(decision, prices),
     ]
     looked_at = decision.looked_at
     if looked_at:
@@ -164,35 +123,66 @@ def _sections(decision: Decision, lines: list[_Line], now: datetime) -> list[Sec
     return sections
 
 
-def _estimate(decision: Decision, lines: list[_Line]) -> Section:
+#: How a quantity was found, in words.
+_FOUND = {
+    "exact": "as given",
+    "continued": "continued conversation",
+    "learned": "learned from past calls",
+    "encoder": "tokenizer",
+    "heuristic": "bytes by class",
+    "cap": "your cap",
+    "granted": "cap that is granted",
+    "fixed": "each call",
+}
+#: What stands in the place of a price's source where a policy made the price up.
+_NO_PRICE = {
+    "unpriced_ceiling": "No price is known for {model}: a policy charges a fixed sum for each call.",
+    "unpriced_assumed": "No price is known for {model}: a policy assumes that of a dear model.",
+}
+
+
+def _estimate(decision: Decision, prices: dict[str, Any]) -> Section:
     estimate = decision.estimate
-    header, per = ("Each", 1) if estimate.method == "units" else ("Per million", 1_000_000)
+    by_unit = estimate.method == "units"
+    header, per = ("Each", 1) if by_unit else ("Per million", 1_000_000)
     rows = [
-        (line.kind, f"{line.quantity:,}", unit_price(line.unit_price, per), usd(line.amount))
-        for line in lines
+        (
+            line.kind,
+            f"{line.quantity:,}",
+            _FOUND[line.found],
+            unit_price(line.unit_price, per)
+            if line.found != "fixed"
+            else f"{unit_price(line.unit_price, 1)} each",
+            usd(line.amount),
+            line.source,
+        )
+        for line in estimate.lines
     ]
     table = Table(
         (
             Column("Kind"),
             Column("Quantity", right=True),
+            Column("Found by", fold=True),
             Column(header, right=True),
             Column("Amount", right=True),
+            Column("Price from", fold=True),
         ),
         rows,
-        ("highest", "", "", usd(estimate.highest)),
+        ("highest", "", "", "", usd(estimate.highest), ""),
     )
-    counted = {"exact": "as given", "units": "as given"}.get(estimate.method, estimate.method)
-    return Section(
-        "Estimate",
-        [
-            table,
-            Text(
-                f"Expected {usd(estimate.expected)}; input counted: {counted}, "
-                f"confidence {estimate.confidence}.",
-                "dim",
-            ),
-        ],
-    )
+    likely = "" if by_unit else f" with {estimate.input_tokens:,} input tokens"
+    notes = [
+        Text(
+            f"Expected {usd(estimate.expected)}{likely}; confidence {estimate.confidence}.", "dim"
+        )
+    ]
+    sources = {line.source for line in estimate.lines}
+    for source, said in _NO_PRICE.items():
+        if source in sources:
+            notes.append(Text(said.format(model=decision.final_tool), "warn"))
+    if prices["version"] in sources:
+        notes += stale_prices(prices)
+    return Section("Estimate", [table, *notes])
 
 
 def _limits(looked_at: Iterable[Reason]) -> Table:

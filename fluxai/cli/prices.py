@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fluxai.cli.figures import plural, unit_price
+from fluxai.cli.figures import unit_price
+from fluxai.cli.price_age import about_prices, price_section
 from fluxai.cli.screen import Column, Section, Table, Text
 from fluxai.cli.session import Answer, Session, command
 from fluxai.core.errors import ConfigurationError, UnknownModel
@@ -64,14 +65,14 @@ def show(
     book = PriceBook()
     instant = datetime.now(UTC) if at is None else at.replace(tzinfo=UTC)
     at_us = int(instant.timestamp()) * 1_000_000
-    about = _about(book.table)
+    about = about_prices(book.table)
     if model is not None:
         rates = book.rates(model, at_us, provider=provider, tier=tier)
         document = {"table": about, "model": _model_row(rates, instant)}
-        return Answer(document, [_model_section(rates), _about_section(about)])
+        return Answer(document, [_model_section(rates), price_section(about)])
     if provider is not None:
         return _provider(book.table, provider, at_us, about)
-    return Answer({"table": about}, [_about_section(about)])
+    return Answer({"table": about}, [price_section(about)])
 
 
 @command(prices, "diff")
@@ -82,7 +83,7 @@ def diff(session: Session) -> Answer:  # noqa: ARG001 -- every command takes it
     table = in_use()
     newer, _ = _compiled()
     found = _changes(table, newer)
-    document = {"table": _about(table), "newer": _about(newer), "changes": _rows(found)}
+    document = {"table": about_prices(table), "newer": about_prices(newer), "changes": _rows(found)}
     return Answer(document, _changes_sections(found, table, newer))
 
 
@@ -105,8 +106,8 @@ def update(session: Session, *, to: Path | None, yes: bool) -> Answer:
     path = to or user_file()
     sections = _changes_sections(found, table, newer)
     document: dict[str, Any] = {
-        "table": _about(table),
-        "newer": _about(newer),
+        "table": about_prices(table),
+        "newer": about_prices(newer),
         "changes": _rows(found),
         "written_to": None,
     }
@@ -151,34 +152,6 @@ def _write(path: Path, text: str) -> None:
     unfinished = path.with_name(path.name + ".new")
     unfinished.write_text(text, "utf-8")
     unfinished.replace(path)
-
-
-def _about(table: PriceTable) -> dict[str, Any]:
-    from fluxai.costs.table import STALE_DAYS
-
-    days = table.age_days(datetime.now(UTC).date())
-    return {
-        "version": table.version,
-        "source": table.source,
-        "compiled_on": table.compiled_on,
-        "age_days": days,
-        "stale": days > STALE_DAYS,
-        "providers": len(table.providers),
-    }
-
-
-def _about_section(about: dict[str, Any]) -> Section:
-    age = plural(about["age_days"], "day")
-    line = f"{about['source']}, compiled on {about['compiled_on']}, {age} ago"
-    blocks: list[str | Text] = [Text(f"{line}; {about['providers']} providers.", "dim")]
-    if about["stale"]:
-        blocks.append(
-            Text(
-                "These prices are stale: upgrade genai-prices, then run `fluxai prices update`.",
-                "warn",
-            )
-        )
-    return Section("Price table", blocks)
 
 
 def _usd(rate: int, units: int = 1) -> Decimal:
@@ -288,7 +261,7 @@ def _provider(table: PriceTable, name: str, at_us: int, about: dict[str, Any]) -
     sections = [Section(f"{home.name}, per million tokens", [Table(columns, rows)])]
     return Answer(
         {"table": about, "provider": home.id, "models": document},
-        [*sections, _about_section(about)],
+        [*sections, price_section(about)],
     )
 
 

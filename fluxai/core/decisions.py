@@ -17,6 +17,7 @@ from operator import sub
 from typing import TYPE_CHECKING, Any, Self
 
 from fluxai.core.errors import InvalidRequest
+from fluxai.core.estimates import CostLine, Estimate, cost_line, fixed_line
 from fluxai.core.ids import uuid_int, uuid_text
 from fluxai.core.ledger import (
     COST,
@@ -32,7 +33,7 @@ from fluxai.core.ledger import (
     amounts_of,
     largest_output,
 )
-from fluxai.core.money import format_usd, to_decimal, to_nano
+from fluxai.core.money import PER_MILLION, format_usd, to_decimal, to_nano
 from fluxai.core.windows import MAX_US, from_us
 
 if TYPE_CHECKING:
@@ -57,25 +58,6 @@ def _shown(amount: Decimal | int, measure: str) -> str:
     return (
         format_usd(to_nano(amount, signed=True)) if measure == "cost" else f"{amount:,} {measure}"
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """What a call will cost: likely, and at most.
-
-    Attributes:
-        expected: USD.
-        highest: USD; this is what a reservation holds.
-        input_tokens: Upper estimate of the input.
-        method: How the input was counted: `exact`, `encoder`, `heuristic`, or `units`.
-        confidence: `high` or `low`: low where the request does not show all that will be billed.
-    """
-
-    expected: Decimal
-    highest: Decimal
-    input_tokens: int = 0
-    method: str = "exact"
-    confidence: str = "high"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,21 +240,34 @@ class Decision:
     def estimate(self) -> Estimate:
         """Expected and highest cost, and how they were found."""
         if self._view is not None:
-            seen = self._view["estimate"]
-            return Estimate(
-                **{
-                    **seen,
-                    "expected": Decimal(seen["expected"]),
-                    "highest": Decimal(seen["highest"]),
-                }
-            )
+            return _estimate_from(self._view["estimate"])
+        method, _, confidence = self._method.partition("-")
         return Estimate(
             expected=to_decimal(self.expected_nanousd),
             highest=to_decimal(self.amounts[COST]),
-            input_tokens=self.need.input_tokens,
-            method=self._method,
-            confidence="low" if self._method == "heuristic-low" else "high",
+            input_tokens=self.need.expected_input_tokens,
+            method=method,
+            confidence=confidence or "high",
+            lines=tuple(self._lines(method)),
         )
+
+    def _lines(self, method: str) -> Iterator[CostLine]:
+        """Yield what the highest cost is made of; nothing where the prices are gone."""
+        need, rates = self.need, self.candidate.rates
+        if method == "units":
+            units = need.input_tokens or need.requests
+            yield cost_line("units", units, need.fixed // units, "own", "exact")
+        elif rates is not None:
+            fee = rates.request_fee * PER_MILLION
+            tokens = need.input_tokens
+            if tokens:
+                yield cost_line("input", tokens, (need.fixed - fee) // tokens, rates.version, method)
+            if need.output_max:
+                found = "granted" if need.cap is None else "cap"
+                tokens = self.output_tokens
+                yield cost_line("output", tokens, need.per_output, rates.version, found)
+            if fee:
+                yield fixed_line("request", rates.request_fee, rates.version)
 
     @property
     def expected_nanousd(self) -> int:
@@ -421,6 +416,7 @@ class Decision:
                 "input_tokens": estimate.input_tokens,
                 "method": estimate.method,
                 "confidence": estimate.confidence,
+                "lines": [line.to_dict() for line in estimate.lines],
             },
             "max_output_tokens": self.max_output_tokens,
             "remaining": None if self.remaining is None else str(self.remaining),
@@ -461,7 +457,7 @@ class Decision:
             self.decision = row["decision"]
             self.verdict = None
             self._balances = None
-            self._method = seen["method"]
+            self._method = _method_of(seen)
             self._offers = ()
             self._view = row
         return self
@@ -482,7 +478,7 @@ class Reservation(Decision):
         extra: What only some reservations carry: idempotency key, approval, first outcome.
     """
 
-    __slots__ = ("counted_us", "event", "expires_us", "extra", "holds", "state")
+    __slots__ = ("counted_us", "event", "expires_us", "extra", "holds", "state", "trace")
 
     counted_us: int
     expires_us: int
@@ -490,6 +486,8 @@ class Reservation(Decision):
     holds: Any
     extra: ReservationExtra | None
     event: UsageEvent | None
+    #: What its settlement teaches about the next estimate. In this process only, and only once.
+    trace: tuple[str, Any] | None
 
     @property
     def approval_id(self) -> str | None:
@@ -548,7 +546,7 @@ class Reservation(Decision):
                 state=row["state"],
                 counted_us=hold["counted_us"],
                 expires_us=hold["expires_us"],
-                method=row["estimate"]["method"],
+                method=_method_of(row["estimate"]),
                 view=row,
             )
         if hold["key"] is not None or hold["digest"] is not None:
@@ -594,6 +592,7 @@ class Reservation(Decision):
         self.holds = None
         self.extra = None
         self.event = None
+        self.trace = None
         return self
 
 
@@ -827,7 +826,7 @@ class UsageEvent:
     @property
     def priced(self) -> bool:
         """Whether a price was known."""
-        return "unpriced" not in self.flags
+        return _UNPRICED.isdisjoint(self.flags)
 
     def to_dict(self) -> dict[str, Any]:
         """The event, JSON-ready."""
@@ -868,6 +867,9 @@ class UsageEvent:
         return f"<UsageEvent {self.id} {format_usd(self.cost_nanousd)} {self.tool}>"
 
 
+#: Flags of calls whose model had no price; see `fluxai.costs.unpriced`.
+_UNPRICED = frozenset({"unpriced", "unpriced_ceiling", "unpriced_assumed"})
+
 #: What `settle` returns: the usage event that it recorded.
 Settlement = UsageEvent
 
@@ -889,6 +891,24 @@ def corrected(first: UsageEvent, exact: UsageEvent) -> Settlement:
     )
     whole.seq = first.seq
     return whole
+
+
+def _method_of(seen: dict[str, Any]) -> str:
+    """Return how an estimate was found, and how sure it is, in the one text that is kept of it."""
+    sure = seen["confidence"]
+    return seen["method"] if sure == "high" else f"{seen['method']}-{sure}"
+
+
+def _estimate_from(row: dict[str, Any]) -> Estimate:
+    return Estimate(
+        expected=Decimal(row["expected"]),
+        highest=Decimal(row["highest"]),
+        input_tokens=row["input_tokens"],
+        method=row["method"],
+        confidence=row["confidence"],
+        # Those written before there were lines have none.
+        lines=tuple(CostLine.from_dict(line) for line in row.get("lines", ())),
+    )
 
 
 def _reason_row(reason: Reason) -> dict[str, Any]:

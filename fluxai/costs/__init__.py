@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fluxai.core.estimates import CostLine, Estimate
     from fluxai.costs.book import PriceBook, RateSource
     from fluxai.costs.counting import TokenCount
-    from fluxai.costs.estimator import Cost, CostEstimator, CostLine, Estimate
+    from fluxai.costs.estimator import Cost, CostEstimator
     from fluxai.costs.prices import Rates
 
 __all__ = [
@@ -22,14 +23,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Cost": "estimator",
-    "CostEstimator": "estimator",
-    "CostLine": "estimator",
-    "Estimate": "estimator",
-    "PriceBook": "book",
-    "RateSource": "book",
-    "Rates": "prices",
-    "TokenCount": "counting",
+    "Cost": "fluxai.costs.estimator",
+    "CostEstimator": "fluxai.costs.estimator",
+    "CostLine": "fluxai.core.estimates",
+    "Estimate": "fluxai.core.estimates",
+    "PriceBook": "fluxai.costs.book",
+    "RateSource": "fluxai.costs.book",
+    "Rates": "fluxai.costs.prices",
+    "TokenCount": "fluxai.costs.counting",
 }
 
 
@@ -39,4 +40,4 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{home}"), name)
+    return getattr(import_module(home), name)

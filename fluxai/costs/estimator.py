@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from fluxai.core.errors import InvalidRequest, UnknownModel
+from fluxai.core.estimates import CostLine, Estimate, cost_line, fixed_line
 from fluxai.core.money import to_decimal
 from fluxai.core.usage import DETAIL_OF, MAX_COUNT, TOKEN_KINDS, Usage
 from fluxai.costs import counting
@@ -17,7 +18,7 @@ from fluxai.costs.book import OWN, PriceBook, RateSource
 from fluxai.costs.counting import Encoder, TokenCount
 from fluxai.costs.encoders import LazyEncoder
 from fluxai.costs.framing import Framing, framing_of
-from fluxai.costs.learning import CALLS_TRUSTED, Learning, Trace
+from fluxai.costs.learning import CALLS_TRUSTED, Fit, Learning, Trace
 from fluxai.costs.plain import get
 from fluxai.costs.prices import NANO_PER_MILLION, Rates
 from fluxai.costs.reading import Reading, read, tier_name
@@ -28,24 +29,6 @@ DEFAULT_OUTPUT_MAX: Final = 4_096
 _EXPECTED_OUTPUT_SHARE: Final = 4
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FRAMINGS_MAX: Final = 1_024
-
-
-class CostLine(NamedTuple):
-    """One kind of what was used, and its price.
-
-    Attributes:
-        kind: A token kind of `Usage`, a fee kind, `seconds`, `characters`, or `call`.
-        quantity: How many.
-        unit_price: USD for one.
-        amount: USD, exact; the call's total is the sum, rounded up to whole nano-USD.
-        source: Where the price is from, with date; `provider` when the provider stated the cost.
-    """
-
-    kind: str
-    quantity: Decimal | int
-    unit_price: Decimal
-    amount: Decimal
-    source: str
 
 
 class Cost:
@@ -109,26 +92,6 @@ class Cost:
 
     def __repr__(self) -> str:
         return f"Cost(${self.total} for {self.usage!r} by {self.provider}/{self.model})"
-
-
-class Estimate(NamedTuple):
-    """What a request will cost.
-
-    Attributes:
-        expected: USD, most likely.
-        highest: USD that few requests exceed.
-        input_tokens: The expected input tokens.
-        method: How they were counted; see `TokenCount`.
-        confidence: `high`, `medium` or `low`.
-        lines: What the highest cost is made of, a line per kind.
-    """
-
-    expected: Decimal
-    highest: Decimal
-    input_tokens: int
-    method: str
-    confidence: str
-    lines: tuple[CostLine, ...] = ()
 
 
 class CostEstimator:
@@ -317,7 +280,35 @@ class CostEstimator:
             or (type(prompt) is str and messages is None and not tools)
         ):
             return counting.count(model_id, prompt, messages, tools, framing, encoder)
-        return _learned(learning, model_id, prompt, messages, tools, framing, encoder)
+        return self.count_and_trace(model_id, prompt, messages, tools)[0]
+
+    def count_and_trace(
+        self,
+        model_id: str,
+        prompt: object = None,
+        messages: object = None,
+        tools: object = None,
+    ) -> tuple[TokenCount, Trace | None]:
+        """Return `count` and `trace` of a request, which is looked at once for both."""
+        learning = self._learning
+        if learning is None or (messages is None and not tools):
+            return self.count(model_id, prompt, messages, tools), None
+        framing = self._framings.get(model_id) or self._framing(model_id)
+        encoder = self._encoder
+        if encoder is None and self._lazy is not None:
+            encoder = self._encoder = self._lazy.take()
+        found = counting.size(framing, prompt, messages, tools, encoder)
+        tools_digest = hash(found.tools_text) if tools else 0
+        each = counting.listed(prompt, messages)
+        digests = _digests(model_id, tools_digest, each) if messages is not None else (0,)
+        trace = Trace(tools_digest, digests[-1], 0.0 if found.media else found.plain)
+        estimate = counting.judged(found, framing, encoder)
+        if messages is not None and learning.conversing:
+            known = learning.longest_known(digests)
+            if known is not None:
+                return _continued(*known, each, framing, encoder, estimate.confidence), trace
+        fit = learning.fit(model_id, tools_digest, found.plain)
+        return (estimate if fit is None or found.media else _learned(fit, found.plain)), trace
 
     def _framing(self, model_id: str) -> Framing:
         if len(self._framings) >= _FRAMINGS_MAX:
@@ -339,12 +330,7 @@ class CostEstimator:
         """
         if self._learning is None or (messages is None and not tools):
             return None
-        framing = self._framings.get(model_id) or self._framing(model_id)
-        found = counting.size(framing, prompt, messages, tools, self._encoder)
-        tools_digest = hash(found.tools_text) if tools else 0
-        each = counting.listed(prompt, messages)
-        conversation = _digests(model_id, tools_digest, each)[-1] if messages is not None else 0
-        return Trace(tools_digest, conversation, 0.0 if found.media else found.plain)
+        return self.count_and_trace(model_id, prompt, messages, tools)[1]
 
     def learn(self, model: str, tools: object, estimate: object, actual_input: int) -> None:
         """Take in what a request's input was really billed, to estimate the next one better.
@@ -417,49 +403,34 @@ class CostEstimator:
             rates.input_cost(tokens.expected) + rates.step(tokens.expected).output * likely + fee
         )
         highest = rates.input_cost(upper) + rates.output_rate(upper) * limit + fee
-        parts = (
-            ("input", upper, rates.step(upper).input),
-            ("output", limit, rates.output_rate(upper)),
-            ("request", 1, fee),
-        )
+        lines = []
+        if upper and rates.step(upper).input:
+            rate = rates.step(upper).input
+            lines.append(cost_line("input", upper, rate, rates.version, tokens.method))
+        if limit and rates.output_rate(upper):
+            found = "granted" if max_output_tokens is None else "cap"
+            rate = rates.output_rate(upper)
+            lines.append(cost_line("output", limit, rate, rates.version, found))
+        if fee:
+            lines.append(fixed_line("request", rates.request_fee, rates.version))
         return Estimate(
-            to_decimal(-(-expected // NANO_PER_MILLION)),
-            to_decimal(-(-max(highest, expected) // NANO_PER_MILLION)),
-            tokens.expected,
-            tokens.method,
-            tokens.confidence,
-            tuple(_line(kind, n, rate, rates.version) for kind, n, rate in parts if n and rate),
+            expected=to_decimal(-(-expected // NANO_PER_MILLION)),
+            highest=to_decimal(-(-max(highest, expected) // NANO_PER_MILLION)),
+            input_tokens=tokens.expected,
+            method=tokens.method,
+            confidence=tokens.confidence,
+            lines=tuple(lines),
         )
 
 
-def _learned(
-    learning: Learning,
-    model: str,
-    prompt: object,
-    messages: object,
-    tools: object,
-    framing: Framing,
-    encoder: Encoder | None,
-) -> TokenCount:
-    """Estimate a request from what was learned of its conversation or of its tools."""
-    found = counting.size(framing, prompt, messages, tools, encoder)
-    estimate = counting.judged(found, framing, encoder)
-    tools_digest = hash(found.tools_text) if tools else 0
-    if messages is not None and learning.conversing:
-        each = counting.listed(prompt, messages)
-        known = learning.longest_known(_digests(model, tools_digest, each))
-        if known is not None:
-            return _continued(*known, each, framing, encoder, estimate.confidence)
-    fit = learning.fit(model, tools_digest, found.plain)
-    if fit is None or found.media:
-        return estimate
-    expected = fit.expected(found.plain)
-    sure = fit.calls >= CALLS_TRUSTED
+def _learned(fit: Fit, plain: float) -> TokenCount:
+    """Estimate a request from what was learned of its tools."""
+    expected = fit.expected(plain)
     return TokenCount(
         int(expected + 0.5),
         int(expected * fit.bound) + _LEARNED_SLACK,
         "learned",
-        "high" if sure else "medium",
+        "high" if fit.calls >= CALLS_TRUSTED else "medium",
     )
 
 
@@ -553,18 +524,8 @@ def _instant(at: datetime | None, own_us: int | None) -> int:
     return (at - _EPOCH) // timedelta(microseconds=1)
 
 
-def _plain(amount: Decimal) -> Decimal:
-    """Drop trailing zeros without turning 100 into 1E+2."""
-    return amount.quantize(Decimal(1)) if amount == amount.to_integral() else amount.normalize()
-
-
 def _nanos_up(cost: Decimal) -> int:
     return int((cost * 10**9).to_integral_value("ROUND_CEILING"))
-
-
-def _line(kind: str, quantity: Decimal | int, rate: int, source: str) -> CostLine:
-    unit_price = _plain(Decimal(rate).scaleb(-15))
-    return CostLine(kind, quantity, unit_price, _plain(quantity * unit_price), source)
 
 
 def _lines(rates: Rates, usage: Usage) -> list[CostLine]:
@@ -572,7 +533,7 @@ def _lines(rates: Rates, usage: Usage) -> list[CostLine]:
     lines: list[CostLine] = []
 
     def line(kind: str, quantity: Decimal | int, rate: int) -> None:
-        lines.append(_line(kind, quantity, rate, rates.version))
+        lines.append(cost_line(kind, quantity, rate, rates.version))
 
     finer = dict.fromkeys(DETAIL_OF.values(), 0)
     for kind, quantity in usage.details.items():

@@ -111,6 +111,7 @@ def make_ask(
     reservation.state = "reserved"
     reservation.event = None
     reservation.extra = None
+    reservation.trace = None
     if key is not None or digest is not None:
         reservation.extra = ReservationExtra(key=key, digest=digest)
     several = (needs,) if isinstance(needs, Need) else tuple(needs)
