@@ -38,6 +38,7 @@ from fluxai.context import (
 )
 from fluxai.core.clock import Clock, SystemClock, as_clock
 from fluxai.core.decisions import (
+    OPEN_STATES,
     RESERVED,
     Decision,
     Posting,
@@ -101,6 +102,7 @@ if TYPE_CHECKING:
     from fluxai.analytics import BlockBudget, Budget, RouteResult, UsageSummary
     from fluxai.approvals import Approvals
     from fluxai.core.usage import Usage
+    from fluxai.costs.learning import Trace
     from fluxai.govern import GovernOptions
     from fluxai.guard import CallArguments, Guard
     from fluxai.registries import Models, Policies, Tenants, Tools, Users
@@ -397,7 +399,8 @@ class Governor:
             ):
                 expected, upper, method, confidence = self.estimator.count(name, prompt)
                 upper = max(expected, upper)
-                reservation._method = method if confidence != "low" else method + "-low"
+                reservation._method = method if confidence == "high" else f"{method}-{confidence}"
+        traces: Sequence[Trace | None] = ()
         if rate is not None and expected >= 0:
             needs: tuple[Need | None, ...] = (
                 _make(
@@ -415,7 +418,7 @@ class Governor:
                 ),
             )
         else:
-            needs, reservation._method = self.planner.needs(
+            needs, reservation._method, traces = self.planner.needs(
                 plan,
                 Request(
                     model is None,
@@ -438,6 +441,7 @@ class Governor:
         reservation.state = RESERVED
         reservation.event = None
         reservation.extra = None
+        reservation.trace = None
         if idempotency_key is not None or approval_id is not None or here.approval_id is not None:
             return self._reserve_bound(
                 reservation,
@@ -447,6 +451,7 @@ class Governor:
                 approval_id,
                 here.approval_id,
                 digest(plan, needs, prompt, messages, tools),
+                traces,
             )
         if plan.asks:
             reservation.extra = ReservationExtra(
@@ -459,6 +464,8 @@ class Governor:
             return self._unheld(ask, error)
         if answer is not reservation or reservation.decision == "denied":
             answer = self._decided(ask, answer)
+        if traces:
+            _trace(answer, plan, traces)
         if self._alerts:
             self._announce()
         return reservation if answer is reservation else answer
@@ -472,18 +479,19 @@ class Governor:
         approval_id: str | None,
         surrounding_approval: str | None,
         digest: str,
+        traces: Sequence[Trace | None],
     ) -> Reservation:
         """Reserve under an idempotency key, or take an approved reservation."""
         if approval_id is not None:
             try:
-                return self._claim(approval_id, reservation, plan, digest)
+                return self._claim(approval_id, reservation, plan, digest, traces)
             except ApprovalConflict as conflict:
                 refused = _refuse(reservation, plan, needs, str(conflict))
                 self._remember(refused)
                 return refused
         if surrounding_approval is not None:
             try:
-                return self._claim(surrounding_approval, reservation, plan, digest)
+                return self._claim(surrounding_approval, reservation, plan, digest, traces)
             except ApprovalConflict:
                 # The block was opened for one call; the others in it are reserved as ever.
                 log.debug("the approval of the surrounding block is not for this call")
@@ -493,6 +501,8 @@ class Governor:
         answer = self._submit(
             Ask(reservation, plan, needs, reservation.counted_us + APPROVAL_TTL_US)
         )
+        if answer is reservation:  # not a repeat, which teaches nothing that the first does not
+            _trace(answer, plan, traces)
         self._announce()
         return answer
 
@@ -568,6 +578,7 @@ class Governor:
         reservation: Reservation,
         plan: Plan,
         digest: str,
+        traces: Sequence[Trace | None],
     ) -> Reservation:
         """Take an approved reservation for its one run. Raises `ApprovalConflict`."""
         item = Claim(
@@ -579,6 +590,7 @@ class Governor:
             expires_us=reservation.expires_us,
         )
         claimed: Reservation = self._resolve(item)
+        _trace(claimed, plan, traces)
         return claimed
 
     def check(
@@ -615,7 +627,7 @@ class Governor:
         if plan.version != self.storage.version(plan.subject.tenant):
             self.planner.forget(plan.subject.tenant)
             plan = self.planner.compile(plan.subject, at_us, plan.origin)
-        needs, method = self.planner.needs(
+        needs, method, _ = self.planner.needs(
             plan,
             Request(model is None, prompt, messages, tools, input_tokens, max_output_tokens, units),
         )
@@ -672,6 +684,8 @@ class Governor:
         if known is not reservation or known.state != RESERVED:
             return self._settle(known, event, lost_ok=known is reservation)
         if self._settle_now is not None and self._settle_now(known.uid, event) is event:
+            if known.trace is not None:
+                self._learn(known, event)
             if self._alerts:
                 self._announce()
             return event
@@ -682,9 +696,23 @@ class Governor:
                 answer = self._settled_otherwise(item, answer)
         except StorageError as error:
             self._keep(item, known, error)
+        if known.trace is not None:
+            self._learn(known, event)
         if self._alerts:
             self._announce()
         return answer
+
+    def _learn(self, known: Reservation, event: UsageEvent) -> None:
+        """Teach the estimator what a request was really billed, once."""
+        trace, usage = known.trace, event.usage
+        # Several passes of one call are billed together; the request shows the first one's input.
+        if trace is None or usage is None or usage.parts or not usage.input_total:
+            return
+        if "estimated" in event.flags or "clamped" in usage.flags:
+            return
+        known.trace = None
+        model, request = trace
+        self.estimator.learn(model, request, None, usage.input_total)
 
     def _settled_otherwise(self, item: Settle, answer: Any) -> Settlement:
         settled: Settlement = answer if type(answer) is UsageEvent else self._retried(item, answer)
@@ -710,6 +738,8 @@ class Governor:
                 answer = self._retried(item, answer)
         except StorageError as error:
             self._keep(item, known, error)
+        if known.trace is not None:
+            self._learn(known, event)
         if self._alerts:
             self._announce()
         settled: Settlement = answer
@@ -1239,6 +1269,19 @@ class Governor:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _trace(reservation: Reservation, plan: Plan, traces: Sequence[Trace | None]) -> None:
+    """Remember of a request what its settlement will teach, until then and in this process."""
+    if reservation.state not in OPEN_STATES or reservation.trace is not None:
+        return
+    candidate = reservation.candidate
+    model = candidate.model
+    for found, trace in zip(plan.candidates, traces, strict=False):
+        if found.tool == candidate.tool and model is not None and trace is not None:
+            # Without tools every tenant's calls would teach one ratio, so only a conversation,
+            # which is known by its content, is learned then.
+            reservation.trace = (model, trace if trace.tools else trace._replace(plain=0.0))
 
 
 def _first(*tenants: str | None) -> str:

@@ -29,6 +29,7 @@ from fluxai.storage.base import Ask, Rules, Storage
 if TYPE_CHECKING:
     from fluxai.core.decisions import Posting, Reservation
     from fluxai.costs import CostEstimator
+    from fluxai.costs.learning import Trace
     from fluxai.models import ModelRegistry
 
 __all__ = ["Planner", "Request", "digest", "unchecked"]
@@ -300,7 +301,9 @@ class Planner:
         needs = [need_again(found, first, units, self._catalog) for found in fresh.candidates]
         return Ask(ask.reservation, fresh, tuple(needs), ask.approval_expires_us)
 
-    def needs(self, plan: Plan, request: Request) -> tuple[tuple[Need | None, ...], str]:
+    def needs(
+        self, plan: Plan, request: Request
+    ) -> tuple[tuple[Need | None, ...], str, Sequence[Trace | None]]:
         """Work out what a request needs of each candidate; see `needs_of`."""
         return needs_of(plan, request, self._estimator, self._catalog)
 

@@ -172,9 +172,7 @@ def _estimate(decision: Decision, prices: dict[str, Any]) -> Section:
     )
     likely = "" if by_unit else f" with {estimate.input_tokens:,} input tokens"
     notes = [
-        Text(
-            f"Expected {usd(estimate.expected)}{likely}; confidence {estimate.confidence}.", "dim"
-        )
+        Text(f"Expected {usd(estimate.expected)}{likely}; confidence {estimate.confidence}.", "dim")
     ]
     sources = {line.source for line in estimate.lines}
     for source, said in _NO_PRICE.items():

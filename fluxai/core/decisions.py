@@ -261,7 +261,9 @@ class Decision:
             fee = rates.request_fee * PER_MILLION
             tokens = need.input_tokens
             if tokens:
-                yield cost_line("input", tokens, (need.fixed - fee) // tokens, rates.version, method)
+                yield cost_line(
+                    "input", tokens, (need.fixed - fee) // tokens, rates.version, method
+                )
             if need.output_max:
                 found = "granted" if need.cap is None else "cap"
                 tokens = self.output_tokens

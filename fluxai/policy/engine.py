@@ -175,7 +175,7 @@ class PolicyEngine:
             at_us=at_us,
             user=self._users.get((asked.tenant, asked.user or "")),
         )
-        needs, method = needs_of(
+        needs, method, _ = needs_of(
             plan,
             Request(
                 by_unit=asked.tool is not None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fluxai.core.errors import InvalidRequest, NotFound, UnknownModel
@@ -10,6 +11,7 @@ from fluxai.core.money import PER_MILLION
 
 if TYPE_CHECKING:
     from fluxai.costs import CostEstimator
+    from fluxai.costs.learning import Trace
     from fluxai.policy.catalog import ToolCatalog
     from fluxai.policy.compile import PricedTool
 
@@ -34,12 +36,14 @@ class Request(NamedTuple):
 
 def needs_of(
     plan: Plan, request: Request, estimator: CostEstimator, catalog: ToolCatalog
-) -> tuple[tuple[Need | None, ...], str]:
+) -> tuple[tuple[Need | None, ...], str, Sequence[Trace | None]]:
     """Work out what a request needs of each candidate.
 
     Returns:
-        A need per candidate (None for a fallback that the request does not fit), and how the input
-        was counted: `exact`, `encoder`, `heuristic`, `heuristic-low`, or `units`.
+        A need per candidate (None for a fallback that the request does not fit); how the input was
+        counted: `units`, or the method of a `TokenCount` and, unless that is high, its confidence
+        (`heuristic-low`); and what is remembered of the request for each candidate until it is
+        settled, to learn from. That is empty where there is nothing to learn.
 
     Raises:
         InvalidRequest: A number or the prompt is wrong.
@@ -47,20 +51,24 @@ def needs_of(
     """
     if request.by_unit or request.units is not None:
         units = 1 if request.units is None else whole("units", request.units, 1)
-        return tuple(_unit_need(found, units, catalog) for found in plan.candidates), "units"
+        return tuple(_unit_need(found, units, catalog) for found in plan.candidates), "units", ()
     cap = request.max_output_tokens
     if cap is not None:
         cap = whole("max_output_tokens", cap, 0)
     method = "exact"
     needs: list[Need | None] = []
+    traces: list[Trace | None] = []
     for candidate in plan.candidates:
         expected = upper = 0
         if candidate.rates is not None:
-            expected, upper, found = _input(candidate, request, estimator)
+            expected, upper, found, trace = _input(candidate, request, estimator)
+            traces.append(trace)
             if candidate.index == 0:
                 method = found
+        else:
+            traces.append(None)
         needs.append(_token_need(candidate, expected, upper, cap))
-    return tuple(needs), method
+    return tuple(needs), method, traces if any(traces) else ()
 
 
 def need_again(
@@ -146,11 +154,11 @@ def _unit_need(candidate: Candidate, units: int, catalog: ToolCatalog) -> Need |
 
 def _input(
     candidate: Candidate, request: Request, estimator: CostEstimator
-) -> tuple[int, int, str]:
-    """Count a request's input: likely, at most, and how that was found."""
+) -> tuple[int, int, str, Trace | None]:
+    """Count a request's input: likely, at most, how that was found, and what it may teach."""
     if request.input_tokens is not None:
         tokens = whole("input_tokens", request.input_tokens, 0)
-        return tokens, tokens, "exact"
+        return tokens, tokens, "exact", None
     prompt = request.prompt
     if prompt is not None:
         if not isinstance(prompt, str):
@@ -159,7 +167,7 @@ def _input(
             raise InvalidRequest(
                 "prompt", "must not be empty; pass messages=, or input_tokens=0 for no input at all"
             )
-    counted = estimator.count(
+    counted, trace = estimator.count_and_trace(
         candidate.model or candidate.tool, prompt, request.messages, request.tools
     )
     window = candidate.rates.context_window
@@ -169,5 +177,6 @@ def _input(
             f"has about {counted.expected:,} tokens; {candidate.model or candidate.tool} takes at "
             f"most {window:,}",
         )
-    method = counted.method + ("-low" if counted.confidence == "low" else "")
-    return counted.expected, max(counted.expected, counted.upper), method
+    sure = counted.confidence
+    method = counted.method if sure == "high" else f"{counted.method}-{sure}"
+    return counted.expected, max(counted.expected, counted.upper), method, trace
