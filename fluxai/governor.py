@@ -212,7 +212,7 @@ class Governor:
             without_rules=self._allow_unheld,
         )
         self._plans = self.planner.plans
-        self._pricer = Pricer(self.registry, self.estimator)
+        self._pricer = Pricer(self.planner, self.registry, self.estimator)
         self.hops = Hops(blocking=self.storage.capabilities.blocking)
         self._refusals: OrderedDict[int, Decision] = OrderedDict()
         try:
@@ -300,6 +300,12 @@ class Governor:
         from fluxai.approvals import Approvals
 
         return Approvals(self)
+
+    def estimator_of(self, tenant: str) -> CostEstimator:
+        """Return the estimator at the prices that hold for a tenant, see `models.put(tenant=…)`."""
+        check_tenant(tenant)
+        self.planner.fresh_prices(tenant)
+        return self._pricer.estimator_of(tenant)
 
     # -- one call ---------------------------------------------------------------------------
 
@@ -564,7 +570,7 @@ class Governor:
 
     def _refused(self, decision: Decision, plan: Plan, needs: Sequence[Need | None]) -> None:
         """Remember a refusal for `explain`, and work out which cheaper models to offer."""
-        offer_cheaper(decision, plan, needs, self.planner.catalog)
+        offer_cheaper(decision, plan, needs, self.planner.catalog_of(plan.subject.tenant))
         self._remember(decision)
 
     def _remember(self, decision: Decision) -> None:
@@ -917,11 +923,14 @@ class Governor:
         same_payer(here, subject.tenant)
         if subject.user is not None:
             check_text("user", subject.user)
+        if tool is not None:
+            self.planner.fresh_catalog()
+        self.planner.fresh_prices(subject.tenant)
         self.planner.required(subject)
         event = self._pricer.recorded(
             id,
             subject,
-            self.planner.catalog if tool is None else self.planner.fresh_catalog(),
+            self.planner.catalog_of(subject.tenant),
             response=response,
             usage=usage,
             cost=cost,
@@ -1087,7 +1096,7 @@ class Governor:
         if user is not None:
             check_text("user", user)
         rules = self.planner.fresh_rules(tenant)
-        catalog = self.planner.catalog
+        catalog = self.planner.catalog_of(tenant)
         return budgets(self.storage, rules, catalog.canonical, tenant, user, self._now())
 
     def usage(
@@ -1110,7 +1119,7 @@ class Governor:
         return usage(
             self.storage,
             rules,
-            self.planner.catalog,
+            self.planner.catalog_of(tenant),
             tenant,
             user=user,
             period=period,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from fluxai.models import ModelRegistry
 
 __all__ = ["Planner", "Request", "digest", "unchecked"]
+
+log = logging.getLogger("fluxai")
 
 DEFAULT_TENANT = "default"
 PLANS_MAX = 131_072
@@ -80,7 +83,12 @@ class Planner:
         self._every: tuple[int, RuleIndex] | None = None
         self._catalog_version = -1
         self._catalog = ToolCatalog(registry, {})
-        self._own_models: set[tuple[str, str]] = set()
+        self._tools: dict[str, Tool] = {}
+        #: Models of records, by whose they are (`"*"`: everybody's): what is in the registries.
+        self._own_models: dict[str, set[tuple[str, str]]] = {}
+        #: The registries of tenants with models or prices of their own, and what they make of it.
+        self.layers: dict[str, ModelRegistry] = {}
+        self._catalogs: dict[str, ToolCatalog] = {}
 
     @property
     def catalog(self) -> ToolCatalog:
@@ -93,6 +101,35 @@ class Planner:
         """Return what is known of tools and models, read again if the store has newer records."""
         self._load_catalog(self._storage.version(DEFAULT_TENANT)[0])
         return self._catalog
+
+    def catalog_of(self, tenant: str) -> ToolCatalog:
+        """Return what is known of tools and models for a tenant, as read last."""
+        return self._catalogs.get(tenant, self._catalog)
+
+    def registry_of(self, tenant: str) -> ModelRegistry:
+        """Return the registry that holds for a tenant, read again if the store has newer records.
+
+        Raises:
+            StorageError: The store can't be read.
+        """
+        found = self._rules.get(tenant)
+        if found is None or found.version != self._storage.version(tenant):
+            self._rules.pop(tenant, None)
+            self._rule_set(tenant)
+        return self.layers.get(tenant, self._registry)
+
+    def fresh_prices(self, tenant: str) -> None:
+        """Read a tenant's prices again if the store has newer ones, for money spent elsewhere.
+
+        What was charged is recorded in any case: at the prices known, where the store can't be
+        read.
+        """
+        try:
+            self.registry_of(tenant)
+        except StorageError as error:
+            log.warning(
+                "prices of tenant %r may be old, the store can't be read: %s", tenant, error
+            )
 
     def forget(self, tenant: str) -> None:
         """Read a tenant's rules again on their next use; `"*"` means everybody's."""
@@ -149,8 +186,9 @@ class Planner:
                 raise
             rules, user = _no_rules(subject.tenant), None
         tool, by_unit, fixed_tool, limits = origin
+        catalog = self.catalog_of(subject.tenant)
         try:
-            priced = self._catalog.tool(tool) if by_unit else self._catalog.priced(tool, at_us)
+            priced = catalog.tool(tool) if by_unit else catalog.priced(tool, at_us)
         except (UnknownModel, NotFound):
             if self._storage.version(subject.tenant)[0] == self._catalog_version:
                 raise
@@ -161,7 +199,7 @@ class Planner:
             rules,
             subject,
             priced,
-            self._catalog,
+            catalog,
             at_us=at_us,
             user=user,
             fixed_tool=fixed_tool,
@@ -177,6 +215,7 @@ class Planner:
         """
         subject = source.subject
         rules = self._rule_set(subject.tenant)
+        catalog = self.catalog_of(subject.tenant)
         limits = [
             Extra(f"{key}={value}", NEVER)
             for key, value in subject.labels
@@ -185,8 +224,8 @@ class Planner:
         return compile_plan(
             rules,
             subject,
-            self._catalog.unpriced(source.final_tool),
-            self._catalog,
+            catalog.unpriced(source.final_tool),
+            catalog,
             at_us=source.counted_us,
             user=self._user(subject),
             fixed_tool=True,
@@ -227,23 +266,28 @@ class Planner:
             return found
         stored = self._storage.rules(tenant)
         self._load_catalog(stored.version[0])
-        every = self._every
-        if every is None or every[0] != stored.version[0]:
-            index = self._index(stored, every=True)
+        if self._load_own(tenant):
+            # Its own models may be counted under other ids.
+            catalog = self._catalogs[tenant]
+            every = (stored.version[0], self._index(stored, catalog, every=True))
+        elif self._every is None or self._every[0] != stored.version[0]:
+            index = self._index(stored, self._catalog, every=True)
             every = self._every = (stored.version[0], index)
+        else:
+            every = self._every
         found = RuleSet(
             tenant_id=tenant,
             tenant=None if stored.tenant is None else Tenant.model_validate(stored.tenant),
             version=stored.version,
             every=every[1],
-            own=self._index(stored, every=False),
+            own=self._index(stored, self.catalog_of(tenant), every=False),
         )
         if len(self._rules) >= PLANS_MAX:
             self._rules.clear()
         self._rules[tenant] = found
         return found
 
-    def _index(self, stored: Rules, *, every: bool) -> RuleIndex:
+    def _index(self, stored: Rules, catalog: ToolCatalog, *, every: bool) -> RuleIndex:
         policies = [
             Policy.model_validate(row)
             for row in stored.policies
@@ -252,24 +296,40 @@ class Planner:
         grants = [
             Grant.model_validate(row) for row in stored.grants if (row["tenant_id"] == "*") is every
         ]
-        return RuleIndex(policies, grants, self._catalog.canonical)
+        return RuleIndex(policies, grants, catalog.canonical)
 
     def _load_catalog(self, version: int) -> None:
         """Read tools and models of the store, once per version of what concerns every tenant."""
         if version == self._catalog_version:
             return
-        tools = {row["id"]: Tool.model_validate(row) for row in self._storage.records("tool")}
-        own = set()
-        for row in self._storage.records("model"):
-            model = Model.model_validate(row)
-            self._registry.put(model)
-            own.add((model.provider, model.id))
-        for provider, model_id in self._own_models - own:
-            self._registry.delete(model_id, provider=provider)
-        self._own_models = own
-        self._catalog = ToolCatalog(self._registry, tools)
+        self._tools = {row["id"]: Tool.model_validate(row) for row in self._storage.records("tool")}
+        self._sync("*", self._registry, self._storage.records("model", scope="*"))
+        self._catalog = ToolCatalog(self._registry, self._tools)
         self._catalog_version = version
+        self._catalogs.clear()
         self._rules.clear()
+
+    def _load_own(self, tenant: str) -> bool:
+        """Read the models that only one tenant has; say whether it has any."""
+        rows = self._storage.records("model", scope=tenant)
+        if not rows and tenant not in self._own_models and not self._registry.has_tenant(tenant):
+            return False
+        layer = self._registry.for_tenant(tenant)
+        self._sync(tenant, layer, rows)
+        self._catalogs[tenant] = ToolCatalog(layer, self._tools)
+        self.layers[tenant] = layer
+        return True
+
+    def _sync(self, scope: str, registry: ModelRegistry, rows: Sequence[dict[str, Any]]) -> None:
+        """Put the models of a store's records into a registry; take out those that are gone."""
+        own = set()
+        for row in rows:
+            model = Model.model_validate(row)
+            registry.put(model)
+            own.add((model.provider, model.id))
+        for provider, model_id in self._own_models.get(scope, set()) - own:
+            registry.delete(model_id, provider=provider)
+        self._own_models[scope] = own
 
     def _user(self, subject: Subject) -> User | None:
         if subject.user is None:
@@ -286,7 +346,8 @@ class Planner:
 
     def recompiled(self, ask: Ask) -> Ask:
         """Compile an ask's plan again, from the rules as they are now."""
-        plan, catalog = ask.plan, self._catalog
+        plan = ask.plan
+        catalog = self.catalog_of(plan.subject.tenant)
         self._rules.pop(plan.subject.tenant, None)
         fresh = self.compile(plan.subject, ask.reservation.counted_us, plan.origin)
         tool, by_unit, fixed_tool, limits = plan.origin
@@ -298,14 +359,15 @@ class Planner:
         units = None
         if ask.reservation._method == "units":
             units = units_of(plan.candidates[0], first, catalog)
-        needs = [need_again(found, first, units, self._catalog) for found in fresh.candidates]
+        catalog = self.catalog_of(plan.subject.tenant)
+        needs = [need_again(found, first, units, catalog) for found in fresh.candidates]
         return Ask(ask.reservation, fresh, tuple(needs), ask.approval_expires_us)
 
     def needs(
         self, plan: Plan, request: Request
     ) -> tuple[tuple[Need | None, ...], str, Sequence[Trace | None]]:
         """Work out what a request needs of each candidate; see `needs_of`."""
-        return needs_of(plan, request, self._estimator, self._catalog)
+        return needs_of(plan, request, self._estimator, self.catalog_of(plan.subject.tenant))
 
 
 def digest(plan: Plan, needs: Sequence[Need | None], prompt: Any, messages: Any, tools: Any) -> str:

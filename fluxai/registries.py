@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from fluxai.arguments import count
+from fluxai.arguments import check_tenant, count
 from fluxai.core.errors import InvalidRequest, NotFound, UnknownModel
 from fluxai.core.ids import uuid_text
 from fluxai.core.ledger import CounterFilter
@@ -21,6 +21,7 @@ from fluxai.storage.base import Change
 if TYPE_CHECKING:
     from fluxai.governor import Governor
     from fluxai.models.model import Model
+    from fluxai.models.registry import ModelRegistry
 
 
 class _Registry:
@@ -169,40 +170,74 @@ class Tools(_Registry):
 
 
 class Models(_Registry):
-    """`governor.models`: the bundled models, and records that add to or replace them."""
+    """`governor.models`: the bundled models, and records that add to or replace them.
+
+    With `tenant=` a record holds for that tenant's calls alone: prices that it negotiated, models
+    that only it has. Such a record comes before everybody's, and that before a bundled model.
+    """
 
     kind = "model"
 
-    def put(self, model: Model) -> Model:
-        """Add or replace a model of your own."""
+    def put(self, model: Model, *, tenant: str | None = None) -> Model:
+        """Add or replace a model of your own, for everybody or for one tenant.
+
+        Raises:
+            NotFound: Tenants are registered, and this one is not.
+        """
         from fluxai.models.model import Model as Record
 
         model = Record.model_validate(model)
         model = model.model_copy(update={"provider": provider_name(model.provider)})
+        scope = self._scope(tenant)
         # The store first: what it refuses must not stay behind here.
-        self._apply(Change(kind=self.kind, scope="*", id=model.id, body=dump(model)))
-        return self._governor.registry.put(model)
+        self._apply(Change(kind=self.kind, scope=scope, id=model.id, body=dump(model)))
+        if tenant is None:
+            return self._governor.registry.put(model)
+        self._governor.planner.fresh_prices(tenant)
+        return model
 
-    def get(self, id: str) -> Model:  # noqa: A002 -- the public name
-        """Return a model by any spelling. Raises `NotFound`."""
-        self._governor.planner.fresh_catalog()
+    def get(self, id: str, *, tenant: str | None = None) -> Model:  # noqa: A002 -- the public name
+        """Return a model by any spelling, as it holds for a tenant. Raises `NotFound`."""
         try:
-            return self._governor.registry.get(id)
+            return self._known(tenant).get(id)
         except UnknownModel as error:
             raise NotFound(f"model: {error}") from error
 
-    def list(self, **filters: Any) -> list[Model]:
-        """List models by `provider`, `tier`, `capability`, `enabled`."""
-        self._governor.planner.fresh_catalog()
-        return self._governor.registry.list(**filters)
+    def list(self, *, tenant: str | None = None, **filters: Any) -> list[Model]:
+        """List models by `provider`, `tier`, `capability`, `enabled`, as they hold for a tenant."""
+        return self._known(tenant).list(**filters)
 
-    def delete(self, id: str) -> None:  # noqa: A002 -- the public name
-        """Delete a model of your own; a bundled one of that id is back. Raises `NotFound`."""
-        rows = self._rows(scope="*", id=id)
+    def delete(self, id: str, *, tenant: str | None = None) -> None:  # noqa: A002 -- the public name
+        """Delete a model of your own, everybody's or a tenant's; what it stood before is back.
+
+        Raises:
+            NotFound: There is no such record.
+        """
+        scope = self._scope(tenant, registered=False)
+        rows = self._rows(scope=scope, id=id)
         if not rows:
             raise self._missing(id)
-        self._apply(Change(kind=self.kind, scope="*", id=id, body=None))
-        self._governor.registry.delete(id, provider=rows[0]["provider"])
+        self._apply(Change(kind=self.kind, scope=scope, id=id, body=None))
+        if tenant is None:
+            self._governor.registry.delete(id, provider=rows[0]["provider"])
+        else:
+            self._governor.planner.fresh_prices(tenant)
+
+    def _scope(self, tenant: str | None, *, registered: bool = True) -> str:
+        if tenant is None:
+            return "*"
+        check_tenant(tenant)
+        if registered and self._governor.planner.registered:
+            self._governor.tenants.get(tenant)
+        return tenant
+
+    def _known(self, tenant: str | None) -> ModelRegistry:
+        planner = self._governor.planner
+        if tenant is None:
+            planner.fresh_catalog()
+            return self._governor.registry
+        check_tenant(tenant)
+        return planner.registry_of(tenant)
 
 
 class Policies(_Registry):
@@ -241,6 +276,9 @@ class Policies(_Registry):
     def _check_fallback(self, policy: Policy) -> None:
         governor = self._governor
         catalog = governor.planner.fresh_catalog()
+        if policy.tenant_id != "*":
+            governor.planner.registry_of(policy.tenant_id)
+            catalog = governor.planner.catalog_of(policy.tenant_id)
         together = [
             other
             for other in self.list()

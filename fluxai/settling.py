@@ -22,6 +22,7 @@ from fluxai.texts import text_of
 if TYPE_CHECKING:
     from fluxai.costs.estimator import CostEstimator
     from fluxai.models.registry import ModelRegistry
+    from fluxai.planning import Planner
     from fluxai.policy.catalog import ToolCatalog
 
 
@@ -29,11 +30,33 @@ _NOT_UNDERSTOOD = frozenset({"no_usage", "clamped"})
 
 
 class Pricer:
-    """Makes the events of settlements and records."""
+    """Makes the events of settlements and records.
 
-    def __init__(self, registry: ModelRegistry, estimator: CostEstimator) -> None:
+    Args:
+        planner: Knows the prices that hold for a tenant.
+        registry: The prices that hold for everybody.
+        estimator: Prices responses.
+    """
+
+    def __init__(self, planner: Planner, registry: ModelRegistry, estimator: CostEstimator) -> None:
+        self._planner = planner
         self._registry = registry
         self._estimator = estimator
+        self._layers = planner.layers
+        self._estimators: dict[str, CostEstimator] = {}
+
+    def _registry_of(self, tenant: str) -> ModelRegistry:
+        return self._layers.get(tenant, self._registry)
+
+    def estimator_of(self, tenant: str) -> CostEstimator:
+        """Return what prices a tenant's calls, at the prices as read last."""
+        layer = self._layers.get(tenant)
+        if layer is None:
+            return self._estimator
+        found = self._estimators.get(tenant)
+        if found is None:
+            found = self._estimators[tenant] = self._estimator.priced_by(layer)
+        return found
 
     def settled(
         self,
@@ -51,17 +74,24 @@ class Pricer:
         """
         candidate = known.candidate
         rates = candidate.rates
+        if rates is None and known._method != "units":
+            # It was reserved elsewhere, or long ago.
+            self._planner.fresh_prices(known.subject.tenant)
         flags: tuple[str, ...] = ("estimated",) if estimated else ()
         if usage is not None and response is None and cost is None:
             if type(usage) is not Usage:
                 raise InvalidRequest("usage", f"must be a Usage, got {type(usage).__name__}")
+            tenant = known.subject.tenant
             if rates is None:
-                rates = self._registry.rates(candidate.model or candidate.tool, known.counted_us)
+                name = candidate.model or candidate.tool
+                rates = self._registry_of(tenant).rates(name, known.counted_us)
             return UsageEvent(
                 known.uid,
                 known,
                 candidate.model,
-                self._estimator.cost_of(usage, rates) if usage.parts else rates.cost(usage),
+                self.estimator_of(tenant).cost_of(usage, rates)
+                if usage.parts
+                else rates.cost(usage),
                 usage.total,
                 known.amounts[REQUESTS],
                 usage,
@@ -82,7 +112,9 @@ class Pricer:
         priced = None
         if response is not None:
             try:
-                priced = self._cost(response, known.model, from_us(known.counted_us), given)
+                priced = self._cost(
+                    known.subject, response, known.model, from_us(known.counted_us), given
+                )
             except (InvalidRequest, UnknownModel):
                 # What a tool returned says nothing of its cost; its units do.
                 if not by_unit:
@@ -122,11 +154,14 @@ class Pricer:
         self, known: Reservation, named: str, usage: Usage, at_us: int, flags: tuple[str, ...]
     ) -> UsageEvent:
         """Settle a plain chat completion; the general way gives the same, flags and all."""
+        registry = self._registry
+        if self._layers:
+            registry = self._registry_of(known.subject.tenant)
         try:
-            rates = self._registry.rates(named, known.counted_us)
+            rates = registry.rates(named, known.counted_us)
         except UnknownModel:
             # A deployment's own name: it is the model that was asked for.
-            rates = self._registry.rates(known.model or named, known.counted_us)
+            rates = registry.rates(known.model or named, known.counted_us)
         if rates.free:
             flags = (*flags, rates.reason)
         if rates.guessed:
@@ -230,7 +265,7 @@ class Pricer:
         tokens, requests = 0, 1
         answered = model
         if response is not None:
-            priced = self._cost(response, model, at, given, provider)
+            priced = self._cost(subject, response, model, at, given, provider)
             usage, version, nanousd = priced.usage, priced.price_version, priced.nanousd
             flags = priced.flags
             name = name or priced.model
@@ -243,8 +278,10 @@ class Pricer:
             by_token = catalog.unit(tool) == "tokens"
             tokens, requests = (counted, 1) if by_token else (0, counted)
         elif usage is not None and model is not None:
-            rates = self._registry.rates(model, counted_us, provider=provider)
-            nanousd, version = self._estimator.cost_of(usage, rates), rates.version
+            tenant = subject.tenant
+            rates = self._registry_of(tenant).rates(model, counted_us, provider=provider)
+            nanousd = self.estimator_of(tenant).cost_of(usage, rates)
+            version = rates.version
         else:
             raise InvalidRequest(
                 "response",
@@ -274,6 +311,7 @@ class Pricer:
 
     def _cost(
         self,
+        subject: Subject,
         response: Any,
         model: str | None,
         at: datetime | None,
@@ -292,13 +330,14 @@ class Pricer:
                 flags=usage.flags,
                 price_version="",
             )
+        estimator = self.estimator_of(subject.tenant)
         try:
-            cost = self._estimator.cost(response, provider, at=at)
+            cost = estimator.cost(response, provider, at=at)
         except UnknownModel:
             if model is None:
                 raise
             # A deployment's own name, or none at all: it is the model that was asked for.
-            cost = self._estimator.cost(response, provider, model, at=at)
+            cost = estimator.cost(response, provider, model, at=at)
         _require_usage(response, cost.usage)
         return cost
 

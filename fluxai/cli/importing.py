@@ -184,7 +184,8 @@ def _priced(
     report: Report,
 ) -> Iterator[_Priced]:
     start_us = governor.clock.now_us()
-    canonical = governor.planner.catalog.canonical
+    estimator = governor.estimator_of(subject.tenant)
+    canonical = governor.planner.catalog_of(subject.tenant).canonical
     for number, line in lines:
         if line is not None and not line.strip():
             continue
@@ -194,7 +195,7 @@ def _priced(
             continue
         try:
             call = past_call(line)
-            cost, body = _cost(governor.estimator, call)
+            cost, body = _cost(estimator, call)
             # A microsecond apart, so that an answer shows whether it is this line's own event.
             now_us = start_us + report.lines
             event = _event(call, cost, body, subject, canonical, undated_us, now_us)

@@ -199,8 +199,11 @@ def rehearse(governor: Governor, entries: Sequence[Entry]) -> None:
     from fluxai.governor import Governor
 
     with Governor("memory://", clock=governor.clock) as copy:
-        for row in governor.storage.records("model"):
-            copy.models.put(row)  # type: ignore[arg-type]  # validated by put
+        whose = {getattr(entry.record, "tenant_id", "*") for entry in entries}
+        for scope in sorted({"*", *whose}):
+            for row in governor.storage.records("model", scope=scope):
+                owner = None if scope == "*" else scope
+                copy.models.put(row, tenant=owner)  # type: ignore[arg-type]  # validated by put
         for kind, records in _stored(governor).items():
             for record in records:
                 _put(copy, kind, record)

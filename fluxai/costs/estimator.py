@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 from fluxai.core.errors import InvalidRequest, UnknownModel
 from fluxai.core.estimates import CostLine, Estimate, cost_line, fixed_line
@@ -120,6 +121,16 @@ class CostEstimator:
         self._encoder = None if isinstance(encoder, str) else encoder
         self._learning = Learning() if learning == "own" else learning
         self._framings: dict[str, Framing] = {}
+
+    def priced_by(self, registry: RateSource) -> Self:
+        """Return an estimator that prices by another registry, and counts and learns as this one.
+
+        Args:
+            registry: What knows the prices, such as `ModelRegistry.for_tenant(…)`.
+        """
+        made = copy(self)
+        made._prices = registry
+        return made
 
     def cost(
         self,

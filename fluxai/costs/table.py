@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -174,7 +175,19 @@ def in_use() -> PriceTable:
     Raises:
         ConfigurationError: The file that is named can't be read.
     """
-    path = user_file()
+    table = _chosen(user_file())
+    days = table.age_days(datetime.now(UTC).date())
+    if days > STALE_DAYS:
+        logging.getLogger("fluxai").warning(
+            "the prices in use (%s) are %d days old; upgrade fluxai, or genai-prices and then run "
+            "`fluxai prices update`",
+            table.version,
+            days,
+        )
+    return table
+
+
+def _chosen(path: Path) -> PriceTable:
     if os.environ.get(PRICES_VARIABLE):
         return read_table(path)
     shipped = bundled()

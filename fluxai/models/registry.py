@@ -62,6 +62,10 @@ class ModelRegistry:
             found = self._tenants.setdefault(tenant, made)
         return found
 
+    def has_tenant(self, tenant: str) -> bool:
+        """Say whether a tenant has a registry of its own; see `for_tenant`."""
+        return tenant in self._tenants
+
     def deploy(self, name: str, model_id: str, *, provider: str | None = None) -> None:
         """Say which model stands behind a name of your own: an Azure deployment, an ARN.
 

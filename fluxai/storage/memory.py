@@ -337,12 +337,16 @@ class MemoryStorage(MemoryBook):
         """Read records."""
         with self._lock:
             found: list[dict[str, Any]] = []
-            for (table_kind, table_scope), table in self._records.items():
-                if table_kind == kind and scope in (None, table_scope):
-                    if id is None:
-                        found.extend(islice(table.values(), limit))
-                    elif id in table:
-                        found.append(table[id])
+            if scope is not None:
+                # Asked for each plan: it must not get slower with the number of tenants.
+                tables = [self._records.get((kind, scope), {})]
+            else:
+                tables = [table for key, table in self._records.items() if key[0] == kind]
+            for table in tables:
+                if id is None:
+                    found.extend(islice(table.values(), limit))
+                elif id in table:
+                    found.append(table[id])
             return found[:limit]
 
     # -- looking ----------------------------------------------------------------------------

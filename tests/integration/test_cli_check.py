@@ -74,6 +74,8 @@ def test_the_lines_of_the_estimate_add_up(ledger: str, arguments: tuple[object, 
     total = sum(Decimal(line["amount"]) for line in estimate["lines"])
     highest = Decimal(estimate["highest"])
     assert total <= highest < total + Decimal("0.000000001")
+    assert {line["found"] for line in estimate["lines"]} <= {"exact", "heuristic", "granted", "cap"}
+    assert all(line["source"] for line in estimate["lines"])
     for line in estimate["lines"]:
         assert Decimal(line["unit_price"]) * line["quantity"] == Decimal(line["amount"])
 

@@ -53,6 +53,17 @@ def test_show_answers_for_any_spelling() -> None:
     assert model["per_million_tokens"][0]["input"] == "1.25"
 
 
+def test_check_shows_that_prices_are_stale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where an old price is used, its age is seen without asking for it."""
+    call = ("check", "--db", "memory://", "--model", "gpt-4o", "--input-tokens", 10)
+    assert run(*call, "--json").document["prices"]["stale"] is False
+    assert "stale" not in run(*call).out
+    monkeypatch.setenv("FLUXAI_PRICES", str(aged(tmp_path / "old.jsonl")))
+    in_use.cache_clear()
+    assert "These prices are stale" in run(*call).out
+    assert run(*call, "--json").document["prices"]["stale"] is True
+
+
 def test_show_answers_for_another_day() -> None:
     """Prices of the past are there too."""
     prices = [

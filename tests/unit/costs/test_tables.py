@@ -61,6 +61,19 @@ def test_a_named_file_is_used_whatever_its_age(
     assert in_use().compiled_on == "2020-01-01"
 
 
+def test_stale_prices_are_logged_when_they_are_first_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program that nobody asks for the age of its prices says so by itself, once."""
+    path = tmp_path / "mine.jsonl"
+    path.write_text(table(line("m", input=1), compiled="2020-01-01"), "utf-8")
+    monkeypatch.setenv("FLUXAI_PRICES", str(path))
+    for _ in range(2):
+        in_use()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "days old" in caplog.text
+
+
 @pytest.mark.parametrize(
     "text", [None, "", "{}", '{"format": 2, "source": "", "compiled": ""}\n', "x"]
 )
