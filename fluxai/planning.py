@@ -131,6 +131,16 @@ class Planner:
                 "prices of tenant %r may be old, the store can't be read: %s", tenant, error
             )
 
+    def unpriced(self, subject: Subject, tool: str) -> Policy | None:
+        """Return the policy that says what a call costs whose model has no price, as it is now.
+
+        For money that was spent: where the store can't be read, as it was known last.
+        """
+        self.fresh_prices(subject.tenant)
+        rules = self._rules.get(subject.tenant)
+        catalog = self.catalog_of(subject.tenant)
+        return None if rules is None else rules.unpriced(subject, catalog.canonical(tool))
+
     def forget(self, tenant: str) -> None:
         """Read a tenant's rules again on their next use; `"*"` means everybody's."""
         if tenant == "*":
@@ -189,12 +199,16 @@ class Planner:
         catalog = self.catalog_of(subject.tenant)
         try:
             priced = catalog.tool(tool) if by_unit else catalog.priced(tool, at_us)
-        except (UnknownModel, NotFound):
-            if self._storage.version(subject.tenant)[0] == self._catalog_version:
+        except (UnknownModel, NotFound) as unknown:
+            if self._storage.version(subject.tenant) != rules.version:
+                # Somebody else has put records meanwhile; it may be one of them.
+                self.fresh_catalog()
+                self._rules.pop(subject.tenant, None)
+                return self.compile(subject, at_us, origin)
+            if not isinstance(unknown, UnknownModel):
                 raise
-            # Somebody else has put records meanwhile; it may be one of them.
-            self.fresh_catalog()
-            return self.compile(subject, at_us, origin)
+            said = rules.unpriced(subject, catalog.canonical(tool))
+            priced = catalog.stated(tool, said, unknown, at_us)
         plan = compile_plan(
             rules,
             subject,

@@ -15,12 +15,17 @@ from fluxai.core.ledger import COST, REQUESTS, TOKENS, Subject
 from fluxai.core.money import PER_MILLION, to_nano
 from fluxai.core.usage import Usage
 from fluxai.core.windows import from_us
+from fluxai.costs.book import OWN
 from fluxai.costs.estimator import Cost
 from fluxai.costs.quick import quick_usage
+from fluxai.costs.unpriced import Stated
+from fluxai.policy.catalog import stated_rates
 from fluxai.texts import text_of
 
 if TYPE_CHECKING:
     from fluxai.costs.estimator import CostEstimator
+    from fluxai.costs.prices import Rates
+    from fluxai.costs.unpriced import Instead
     from fluxai.models.registry import ModelRegistry
     from fluxai.planning import Planner
     from fluxai.policy.catalog import ToolCatalog
@@ -84,7 +89,9 @@ class Pricer:
             tenant = known.subject.tenant
             if rates is None:
                 name = candidate.model or candidate.tool
-                rates = self._registry_of(tenant).rates(name, known.counted_us)
+                rates = self._rates(known.subject, candidate.tool, name, known.counted_us)
+            if rates.guessed and rates.stated:
+                flags = (*flags, rates.version)
             return UsageEvent(
                 known.uid,
                 known,
@@ -102,8 +109,9 @@ class Pricer:
             )
         if type(response) is dict and cost is None and usage is None:
             quick = quick_usage(response)
-            if quick is not None:
-                return self._quickly(known, *quick, at_us, flags)
+            event = None if quick is None else self._quickly(known, *quick, at_us, flags)
+            if event is not None:
+                return event
         given = None if cost is None else to_nano(cost, "cost", round_up=True)
         _require_one(response, usage)
         model = candidate.model
@@ -113,7 +121,13 @@ class Pricer:
         if response is not None:
             try:
                 priced = self._cost(
-                    known.subject, response, known.model, from_us(known.counted_us), given
+                    known.subject,
+                    response,
+                    known.model,
+                    from_us(known.counted_us),
+                    given,
+                    tool=candidate.tool,
+                    held=rates if rates is not None and rates.stated else None,
                 )
             except (InvalidRequest, UnknownModel):
                 # What a tool returned says nothing of its cost; its units do.
@@ -152,16 +166,18 @@ class Pricer:
 
     def _quickly(
         self, known: Reservation, named: str, usage: Usage, at_us: int, flags: tuple[str, ...]
-    ) -> UsageEvent:
-        """Settle a plain chat completion; the general way gives the same, flags and all."""
+    ) -> UsageEvent | None:
+        """Settle a plain chat completion; the general way gives the same, flags and all.
+
+        None where the response names a model without a price, which takes more than a look.
+        """
         registry = self._registry
         if self._layers:
             registry = self._registry_of(known.subject.tenant)
         try:
             rates = registry.rates(named, known.counted_us)
         except UnknownModel:
-            # A deployment's own name: it is the model that was asked for.
-            rates = registry.rates(known.model or named, known.counted_us)
+            return None
         if rates.free:
             flags = (*flags, rates.reason)
         if rates.guessed:
@@ -182,6 +198,8 @@ class Pricer:
 
     def expected(self, known: Reservation, at_us: int) -> UsageEvent:
         """Make the event of a call whose cost nobody knows: the expected one."""
+        rates = known.candidate.rates
+        stated = rates.version if rates is not None and rates.stated else None
         return UsageEvent(
             known.uid,
             known,
@@ -191,8 +209,8 @@ class Pricer:
             known.amounts[REQUESTS],
             None,
             at_us,
-            ("estimated",),
-            None,
+            ("estimated",) if stated is None else ("estimated", stated),
+            stated,
             "expected",
         )
 
@@ -278,10 +296,11 @@ class Pricer:
             by_token = catalog.unit(tool) == "tokens"
             tokens, requests = (counted, 1) if by_token else (0, counted)
         elif usage is not None and model is not None:
-            tenant = subject.tenant
-            rates = self._registry_of(tenant).rates(model, counted_us, provider=provider)
-            nanousd = self.estimator_of(tenant).cost_of(usage, rates)
+            rates = self._rates(subject, model, model, counted_us, provider)
+            nanousd = self.estimator_of(subject.tenant).cost_of(usage, rates)
             version = rates.version
+            if rates.stated:
+                flags = (version,)
         else:
             raise InvalidRequest(
                 "response",
@@ -309,6 +328,40 @@ class Pricer:
             (usage, given, subject, name, None if at is None else counted_us, units, provider),
         )
 
+    def _rates(
+        self,
+        subject: Subject,
+        tool: str,
+        model: str,
+        at_us: int,
+        provider: str | None = None,
+    ) -> Rates:
+        """Return a model's rates, or those that a policy states where it has no price."""
+        prices = Stated(self._registry_of(subject.tenant), self._stated(subject, tool, None))
+        return prices.rates(model, at_us, provider=provider)
+
+    def _stated(self, subject: Subject, tool: str | None, held: Rates | None) -> Instead:
+        """Return what finds the rates of a model without a price.
+
+        Args:
+            subject: Whose policies count.
+            tool: What they know the call as; by default the model's own name.
+            held: What a policy stated when the money was held.
+        """
+
+        def instead(
+            unknown: UnknownModel, model_id: str, at_us: int, provider: str | None
+        ) -> Rates:
+            if held is not None:
+                return held
+            policy = self._planner.unpriced(subject, tool or model_id)
+            if policy is None:
+                raise unknown
+            book = self._registry.book
+            return stated_rates(policy, unknown, model_id, at_us, book, provider)
+
+        return instead
+
     def _cost(
         self,
         subject: Subject,
@@ -317,6 +370,9 @@ class Pricer:
         at: datetime | None,
         given: int | None,
         provider: str | None = None,
+        *,
+        tool: str | None = None,
+        held: Rates | None = None,
     ) -> Cost:
         """Price a response; where a cost is given, only its usage is read."""
         if given is not None:
@@ -334,12 +390,35 @@ class Pricer:
         try:
             cost = estimator.cost(response, provider, at=at)
         except UnknownModel:
-            if model is None:
+            asked = None if model is None else _priced(estimator, response, provider, model, at)
+            if asked is None or asked.price_version != OWN:
+                instead = self._stated(subject, tool or model, held)
+                prices = Stated(self._registry_of(subject.tenant), instead)
+                stating = estimator.priced_by(prices)
+                cost_stated = _priced(stating, response, provider, None, at)
+                if cost_stated is None and asked is None and model is not None:
+                    cost_stated = _priced(stating, response, provider, model, at)
+                # A deployment's own name, or none at all: it is the model that was asked for.
+                asked = cost_stated or asked
+            if asked is None:
                 raise
-            # A deployment's own name, or none at all: it is the model that was asked for.
-            cost = estimator.cost(response, provider, model, at=at)
+            cost = asked
         _require_usage(response, cost.usage)
         return cost
+
+
+def _priced(
+    estimator: CostEstimator,
+    response: Any,
+    provider: str | None,
+    model: str | None,
+    at: datetime | None,
+) -> Cost | None:
+    """Price a response; None where there is no price."""
+    try:
+        return estimator.cost(response, provider, model, at=at)
+    except UnknownModel:
+        return None
 
 
 def _require_usage(response: Any, usage: Usage) -> None:

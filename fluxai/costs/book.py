@@ -270,6 +270,14 @@ class PriceBook:
                     found[kind] = max(found.get(kind, 0), most)
         return found if all(found.values()) and found else None
 
+    def home(self, model_id: str) -> str | None:
+        """Return the provider that an id names, or whose own models are named like that."""
+        for said, model in spellings(model_id[:_ID_CHARACTERS_MAX]):
+            found = self.table.of_model(model) if said is None else self.table.provider(said)
+            if found is not None:
+                return found.id
+        return None
+
     def near(self, model_id: str, provider: str | None = None, limit: int = 3) -> list[str]:
         """Return known ids that look like this one, the most similar first."""
         from difflib import get_close_matches

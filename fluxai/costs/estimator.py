@@ -176,7 +176,10 @@ class CostEstimator:
             raise UnknownModel(
                 f"{rates.provider} {rates.model} has no price for what was used: {usage!r}"
             )
-        if rates.guessed:
+        stated = next((found.version for found, _ in parts if found.stated), None)
+        if stated is not None:
+            flags = (*flags, stated)
+        elif rates.guessed:
             flags = (*flags, "provider_guessed")
         if usage.requests and not rates.free and _has_unpriced(parts):
             flags = (*flags, "unpriced_fee")
@@ -186,8 +189,9 @@ class CostEstimator:
             provider=rates.provider,
             model=rates.model,
             flags=flags,
-            price_version=rates.version,
+            price_version=stated or rates.version,
             priced_parts=parts,
+            priced=stated is None,
         )
 
     def _rates(self, reading: Reading, model: str | None, at_us: int, tier: str | None) -> Rates:
@@ -234,6 +238,10 @@ class CostEstimator:
                 provider = rates.provider if rates is not None else None
                 own = self._prices.rates(model, at_us, provider=provider, tier=tier)
                 parts.append((own, part))
+        if rates is not None and rates.request_fee and _is_one_call(usage):
+            # What each call costs is due once, with the first pass.
+            again = rates.without_request()
+            parts[1:] = [(again if own is rates else own, part) for own, part in parts[1:]]
         return parts
 
     def _stated(self, reading: Reading, model: str | None) -> Cost:
@@ -509,6 +517,14 @@ def _has_unpriced(parts: Sequence[tuple[Rates, Usage]]) -> bool:
         for rates, usage in parts
         for kind, count in usage.requests.items()
     )
+
+
+def _is_one_call(usage: Usage) -> bool:
+    """Say whether the parts are passes of one call, unlike those of a batch."""
+    return not _PASSES.isdisjoint(usage.flags) and not any(part.flags for _, part in usage.parts)
+
+
+_PASSES: Final = frozenset({"search_loop", "iterations"})
 
 
 def _bounded(field: str, value: object) -> int:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, Final
 
 from fluxai.core.usage import DETAIL_OF, Usage
 
 NANO_PER_MILLION: Final = 1_000_000
+
+#: In the place of a price's source, and as the flag of a call: a policy said what it costs, for want
+#: of a price.
+CEILING: Final = "unpriced_ceiling"
+ASSUMED: Final = "unpriced_assumed"
+_STATED: Final = (CEILING, ASSUMED)
 
 #: Where a kind has no price of its own, the one that applies instead, in order.
 _FALLBACKS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -157,6 +164,18 @@ class Rates:
         )
         self.fees = {kind: _at(rate, 0) for kind, rate in prices.items() if kind not in _FALLBACKS}
         self.request_fee = -(-self.fees.get("request", 0) // NANO_PER_MILLION)
+
+    @property
+    def stated(self) -> bool:
+        """Whether a policy stated them, since the model has no price."""
+        return self.version in _STATED
+
+    def without_request(self) -> Rates:
+        """Return these rates without what each call costs besides."""
+        rates = copy(self)
+        rates.fees = {kind: rate for kind, rate in self.fees.items() if kind != "request"}
+        rates.request_fee = 0
+        return rates
 
     def step(self, input_tokens: int) -> Step:
         """Return the rates of a request with that many input tokens."""

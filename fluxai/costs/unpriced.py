@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Literal
 
 from fluxai.core.errors import InvalidRequest, UnknownModel
-from fluxai.costs.book import BEGINNING_US, END_US, PriceBook
-from fluxai.costs.prices import NANO_PER_MILLION, Rates
+from fluxai.costs.book import BEGINNING_US, END_US, PriceBook, RateSource
+from fluxai.costs.prices import ASSUMED, CEILING, NANO_PER_MILLION, Rates
 
 OnUnpriced = Literal["refuse", "ceiling", "warn"]
 
-#: Flags of a call that was priced by a policy, for want of a price.
-CEILING: Final = "unpriced_ceiling"
-ASSUMED: Final = "unpriced_assumed"
+#: Given (what the look-up raised, model id, instant in microseconds, provider): the rates instead.
+Instead = Callable[[UnknownModel, str, int, str | None], Rates]
 #: USD per million tokens where nothing is known of the provider either: what the dearest models of
 #: the last years cost. Nano-USD.
 _DEAREST_INPUT: Final = 15_000_000_000
@@ -37,7 +37,7 @@ def unpriced(
         policy: `refuse` raises; `ceiling` charges each call a fixed sum; `warn` charges what the
             dearest model of the provider would cost, or of all where the provider is unknown too.
         ceiling_nanousd: The fixed sum, for `ceiling`.
-        provider: Where it runs, if that is known.
+        provider: Where it runs, if that is known; else the id may show who made it.
         book: Knows the provider's models, for `warn`.
         at_us: When; microseconds since the epoch.
 
@@ -59,9 +59,33 @@ def unpriced(
     if policy != "warn":
         raise InvalidRequest("on_unpriced", f"must be refuse, ceiling or warn, got {policy!r:.40}")
     prices = {"input": _DEAREST_INPUT, "output": _DEAREST_OUTPUT}
-    if provider is not None and book is not None:
-        prices = book.dearest(provider, at_us) or prices
+    if book is not None:
+        provider = provider or book.home(model_id)
+        if provider is not None:
+            prices = book.dearest(provider, at_us) or prices
     return _rates(model_id, provider, ASSUMED, prices)
+
+
+class Stated:
+    """Prices where there are any, and what is stated in their place where there are none.
+
+    Args:
+        prices: Knows prices.
+        instead: Returns the rates of a model that has none, or raises what it was given.
+    """
+
+    def __init__(self, prices: RateSource, instead: Instead) -> None:
+        self._prices = prices
+        self._instead = instead
+
+    def rates(
+        self, model_id: str, at_us: int, *, provider: str | None = None, tier: str | None = None
+    ) -> Rates:
+        """Return the rates in force, or those stated instead; see `RateSource`."""
+        try:
+            return self._prices.rates(model_id, at_us, provider=provider, tier=tier)
+        except UnknownModel as unknown:
+            return self._instead(unknown, model_id, at_us, provider)
 
 
 def _rates(model_id: str, provider: str | None, version: str, prices: dict[str, int]) -> Rates:

@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fluxai.core.errors import NotFound, UnknownModel
 from fluxai.core.ledger import DEFAULT_OUTPUT_TOKENS
+from fluxai.core.money import to_nano
 from fluxai.core.windows import MAX_US
+from fluxai.costs.unpriced import unpriced
 from fluxai.models.standins import cheapest_able
 from fluxai.policy.compile import PricedTool
 
 if TYPE_CHECKING:
+    from fluxai.costs.book import PriceBook
+    from fluxai.costs.prices import Rates
     from fluxai.models.model import Model
     from fluxai.models.registry import ModelRegistry
-    from fluxai.policy.records import Tool
+    from fluxai.policy.records import Policy, Tool
 
 _REMEMBERED_MAX = 4_096
 _KINDS = frozenset({"text", "embedding", "image_generation", "audio"})
@@ -88,6 +92,27 @@ class ToolCatalog:
             until_us=rates.valid_until_us,
         )
 
+    def stated(
+        self, tool_id: str, policy: Policy | None, unknown: UnknownModel, at_us: int
+    ) -> PricedTool:
+        """Return what a policy says that a model costs which has no price.
+
+        Raises:
+            UnknownModel: There is no such policy, or the model is known and disabled.
+        """
+        if policy is None or self._model_id(tool_id) is not None:
+            raise unknown
+        rates = stated_rates(policy, unknown, tool_id, at_us, self._registry.book)
+        return PricedTool(
+            id=self.canonical(tool_id),
+            model=tool_id,
+            rates=rates,
+            unit_rate=None,
+            max_output=DEFAULT_OUTPUT_TOKENS,
+            premium=False,
+            until_us=MAX_US,
+        )
+
     def tool(self, tool_id: str) -> PricedTool:
         """Return a tool that is paid for by the unit.
 
@@ -137,6 +162,9 @@ class ToolCatalog:
         except (UnknownModel, NotFound):
             return None
         if tool.rates is not None and other.rates is not None:
+            if tool.rates.stated:
+                # Nothing is known of it, so whoever wrote the policy has judged.
+                return named
             able = _able(self._registry.get(tool.model or tool.id), self._registry.get(named))
             dearer = (
                 other.rates.base.input > tool.rates.base.input
@@ -159,7 +187,8 @@ class ToolCatalog:
         """Name a few cheaper models of the same provider that are able to do the same."""
         found = self._cheaper.get(model_id)
         if found is None:
-            cheapest = cheapest_able(self._registry, model_id)
+            known = self._model_id(model_id) is not None
+            cheapest = cheapest_able(self._registry, model_id) if known else None
             found = [] if cheapest is None else [cheapest.id]
             _remember(self._cheaper, model_id, found)
         return found
@@ -176,6 +205,27 @@ class ToolCatalog:
             and other.cost_per_unit <= record.cost_per_unit
         ]
         return min(able, key=lambda other: (other.cost_per_unit, other.id)).id if able else None
+
+
+def stated_rates(
+    policy: Policy,
+    unknown: UnknownModel,
+    model_id: str,
+    at_us: int,
+    book: PriceBook,
+    provider: str | None = None,
+) -> Rates:
+    """Return the rates that a policy states for a model without a price."""
+    ceiling = policy.unpriced_ceiling
+    return unpriced(
+        unknown,
+        model_id,
+        policy=policy.on_unpriced,
+        ceiling_nanousd=None if ceiling is None else to_nano(ceiling, round_up=True),
+        provider=provider,
+        book=book,
+        at_us=at_us,
+    )
 
 
 def _unit_priced(tool: Tool) -> PricedTool:

@@ -270,6 +270,21 @@ class RuleSet:
                 found.append((rule, "tool", tool.id))
         return found
 
+    def unpriced(self, subject: Subject, tool: str) -> Policy | None:
+        """Return the policy that says what a call costs whose model has no price.
+
+        The first in the order in which policies act; None where none says anything but `refuse`.
+        One that only watches says nothing.
+        """
+        found = [
+            rule
+            for index in (self.own, self.every)
+            for rule, _, _ in index.applying(subject, tool)
+            if rule.policy.on_unpriced != "refuse" and rule.policy.mode == "enforce"
+        ]
+        first = min(found, key=lambda rule: (*rule.rank[:2], rule.rank[3]), default=None)
+        return None if first is None else first.policy
+
     def derived(self, users: Iterable[User]) -> Iterable[Rule]:
         """List the rules that the limits on records stand for.
 

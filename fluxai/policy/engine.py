@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Self
 
 from fluxai.core.decisions import Decision
-from fluxai.core.errors import InvalidRequest
+from fluxai.core.errors import InvalidRequest, UnknownModel
 from fluxai.core.ledger import (
     COST,
     MEASURES,
@@ -167,10 +167,16 @@ class PolicyEngine:
         catalog = ToolCatalog(self._models(), self._tools)
         subject = Subject(asked.tenant, asked.user, tuple(sorted(asked.labels.items())))
         name = asked.model or asked.tool or ""
+        rules = self._rules(asked.tenant, catalog)
+        try:
+            priced = catalog.priced(name, at_us) if asked.tool is None else catalog.tool(name)
+        except UnknownModel as unknown:
+            said = rules.unpriced(subject, catalog.canonical(name))
+            priced = catalog.stated(name, said, unknown, at_us)
         plan = compile_plan(
-            self._rules(asked.tenant, catalog),
+            rules,
             subject,
-            catalog.priced(name, at_us) if asked.tool is None else catalog.tool(name),
+            priced,
             catalog,
             at_us=at_us,
             user=self._users.get((asked.tenant, asked.user or "")),

@@ -44,6 +44,7 @@ LimitType = Literal[
 ]
 Measure = Literal["cost", "tokens", "requests"]
 PolicyDecision = Literal["deny", "downgrade", "require_approval", "allow"]
+OnUnpriced = Literal["refuse", "ceiling", "warn"]
 Mode = Literal["enforce", "shadow"]
 Plan = Literal["free", "pro", "enterprise"]
 LimitPeriod = Literal["monthly", "daily"]
@@ -204,6 +205,7 @@ class Policy(_Record):
     `tenant_id="*"` concerns every tenant, each with its own account. `scope_id=None` gives each
     user, tool or label value its own account; an id limits that one (labels: `key` or
     `key=value`). `limit_value` is USD for the measure `cost`, a whole number otherwise.
+    `on_unpriced` says what its calls cost whose model has no price; see `fluxai.costs.unpriced`.
     """
 
     tenant_id: Id
@@ -227,6 +229,8 @@ class Policy(_Record):
     mode: Mode = "enforce"
     priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
     currency: str | None = None
+    on_unpriced: OnUnpriced = "refuse"
+    unpriced_ceiling: Usd | None = None
     id: Id | None = None
 
     if TYPE_CHECKING:
@@ -247,6 +251,8 @@ class Policy(_Record):
             mode: Mode = "enforce",
             priority: int = 0,
             currency: str | None = None,
+            on_unpriced: OnUnpriced = "refuse",
+            unpriced_ceiling: Amount | None = None,
             id: str | None = None,  # noqa: A002 -- the field's name
         ) -> None: ...
 
@@ -294,6 +300,14 @@ class Policy(_Record):
             raise ValueError("fallback_tool_id: goes with decision='downgrade'")
         if self.scope == "tool" and self.scope_id == self.fallback_tool_id is not None:
             raise ValueError("fallback_tool_id: a tool can't fall back to itself")
+        if self.on_unpriced == "ceiling":
+            if not self.unpriced_ceiling:
+                raise ValueError(
+                    "unpriced_ceiling: goes with on_unpriced='ceiling', in USD above 0 for each "
+                    "call: nothing is free by omission"
+                )
+        elif self.unpriced_ceiling is not None:
+            raise ValueError("unpriced_ceiling: goes with on_unpriced='ceiling'")
         return self
 
     @property
