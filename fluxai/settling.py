@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fluxai.arguments import check_text, count, event_key
 from fluxai.core.decisions import Posting, Reservation, UsageEvent
-from fluxai.core.errors import InvalidRequest, UnknownModel
+from fluxai.core.errors import FluxAIError, InvalidRequest, UnknownModel
 from fluxai.core.ledger import COST, REQUESTS, TOKENS, Subject
 from fluxai.core.money import PER_MILLION, to_nano
 from fluxai.core.usage import Usage
@@ -108,7 +108,7 @@ class Pricer:
                 usage,
             )
         if type(response) is dict and cost is None and usage is None:
-            quick = quick_usage(response)
+            quick = _quick(response)
             event = None if quick is None else self._quickly(known, *quick, at_us, flags)
             if event is not None:
                 return event
@@ -376,7 +376,10 @@ class Pricer:
     ) -> Cost:
         """Price a response; where a cost is given, only its usage is read."""
         if given is not None:
-            usage = Usage.parse(response, provider)
+            try:
+                usage = Usage.parse(response, provider)
+            except Exception as error:
+                raise _unreadable(error) from error
             _require_usage(response, usage)
             return Cost(
                 nanousd=given,
@@ -386,25 +389,43 @@ class Pricer:
                 flags=usage.flags,
                 price_version="",
             )
-        estimator = self.estimator_of(subject.tenant)
         try:
-            cost = estimator.cost(response, provider, at=at)
-        except UnknownModel:
-            asked = None if model is None else _priced(estimator, response, provider, model, at)
-            if asked is None or asked.price_version != OWN:
-                instead = self._stated(subject, tool or model, held)
-                prices = Stated(self._registry_of(subject.tenant), instead)
-                stating = estimator.priced_by(prices)
-                cost_stated = _priced(stating, response, provider, None, at)
-                if cost_stated is None and asked is None and model is not None:
-                    cost_stated = _priced(stating, response, provider, model, at)
-                # A deployment's own name, or none at all: it is the model that was asked for.
-                asked = cost_stated or asked
-            if asked is None:
-                raise
-            cost = asked
+            cost = self._found(subject, response, model, at, provider, tool, held)
+        except FluxAIError:
+            raise
+        except Exception as error:
+            raise _unreadable(error) from error
         _require_usage(response, cost.usage)
         return cost
+
+    def _found(
+        self,
+        subject: Subject,
+        response: Any,
+        model: str | None,
+        at: datetime | None,
+        provider: str | None,
+        tool: str | None,
+        held: Rates | None,
+    ) -> Cost:
+        """Price a response: as the model that it names, that was asked for, or by a policy."""
+        estimator = self.estimator_of(subject.tenant)
+        try:
+            return estimator.cost(response, provider, at=at)
+        except UnknownModel:
+            asked = None if model is None else _priced(estimator, response, provider, model, at)
+            if asked is not None and asked.price_version == OWN:
+                return asked
+            instead = self._stated(subject, tool or model, held)
+            stating = estimator.priced_by(Stated(self._registry_of(subject.tenant), instead))
+            stated = _priced(stating, response, provider, None, at)
+            if stated is None and asked is None and model is not None:
+                stated = _priced(stating, response, provider, model, at)
+            # A deployment's own name, or none at all: it is the model that was asked for.
+            found = stated or asked
+            if found is None:
+                raise
+            return found
 
 
 def _priced(
@@ -421,6 +442,13 @@ def _priced(
         return None
 
 
+def _quick(response: dict[str, Any]) -> tuple[str, Usage] | None:
+    try:
+        return quick_usage(response)
+    except Exception as error:
+        raise _unreadable(error) from error
+
+
 def _require_usage(response: Any, usage: Usage) -> None:
     # Where numbers had to be clamped and nothing is left, nothing was understood either.
     if usage.is_zero and not _NOT_UNDERSTOOD.isdisjoint(usage.flags):
@@ -428,7 +456,25 @@ def _require_usage(response: Any, usage: Usage) -> None:
             "response",
             f"{type(response).__name__} carries no usage that is understood; pass usage=Usage(…) "
             f"or cost=… instead",
-        )
+        ) from _fault_of(response)
+
+
+def _unreadable(error: Exception) -> InvalidRequest:
+    """Say that a response object failed by itself while it was read: its code is not ours."""
+    return InvalidRequest(
+        "response",
+        f"can't be read, it raised {type(error).__name__}; pass usage=Usage(…) or cost=… instead",
+    )
+
+
+def _fault_of(response: Any) -> Exception | None:
+    """Return what a response object raises instead of telling its usage, for the error to show."""
+    for name in ("usage", "usage_metadata"):
+        try:
+            getattr(response, name, None)
+        except Exception as error:  # noqa: BLE001 -- boundary to foreign objects; it is raised on
+            return error
+    return None
 
 
 def _require_one(response: Any, usage: Usage | None) -> None:

@@ -65,7 +65,7 @@ def fields(source: object) -> Mapping[str, Any]:
     values = _attribute(source, "__dict__")
     if values:
         return _protobuf(values["_pb"]) if "_pb" in values else values
-    if hasattr(source, "DESCRIPTOR"):
+    if _attribute(source, "DESCRIPTOR") is not None:
         return _protobuf(source)
     slots = [slot for cls in type(source).__mro__ for slot in getattr(cls, "__slots__", ())]
     return {slot: _attribute(source, slot) for slot in slots if not slot.startswith("__")}
@@ -93,7 +93,7 @@ def items(source: object) -> Sequence[Any]:
     if source is None or isinstance(source, (str, bytes, Mapping, int, float)):
         return ()
     # Repeated fields of protobuf and proto-plus are sequences without being lists.
-    if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
+    if hasattr(type(source), "__len__") and hasattr(type(source), "__getitem__"):
         repeated: Any = source
         return tuple(repeated)
     return ()

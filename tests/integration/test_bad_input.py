@@ -777,3 +777,74 @@ def test_answers_to_approvals_name_somebody(governor: Governor) -> None:
         "rejected",
         ApprovalConflict,
     )
+
+
+class _Hostile:
+    """A response object that fails whatever is asked of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name} without a connection")
+
+
+class _LazyUsage:
+    """A response whose usage would be fetched when it is asked for."""
+
+    model = "gpt-4o"
+
+    @property
+    def usage(self) -> Any:
+        raise OSError("the connection is closed")
+
+
+class _FailingMapping(dict[str, Any]):
+    """A mapping that fails when it is read."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        raise LookupError(key, default)
+
+
+class _FailingUsage:
+    """A response that has a usage, which fails in turn."""
+
+    model = "gpt-4o"
+    usage = _FailingMapping(prompt_tokens=1)
+
+
+class _FailingList(list[Any]):
+    """A list of chunks that can't be read."""
+
+    def __iter__(self) -> Iterator[Any]:
+        raise RuntimeError("consumed already")
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"),
+    [
+        (_Hostile, RuntimeError),
+        (_LazyUsage, OSError),
+        (_FailingMapping, LookupError),
+        (_FailingUsage, LookupError),
+        (lambda: _FailingList([completion()]), RuntimeError),
+        (lambda: [_Hostile(), _Hostile()], None),
+        (lambda: {"object": "chat.completion", "usage": _Hostile(), "model": "gpt-4o"}, None),
+    ],
+    ids=["attributes", "property", "mapping", "usage", "list", "chunks", "inside"],
+)
+def test_a_response_that_fails_by_itself_settles_nothing(
+    governor: Governor, make: Callable[[], Any], cause: type[Exception] | None
+) -> None:
+    """An error of a foreign object never gets through; it is the cause of ours."""
+    held = governor.reserve(**ASK)
+    before = snapshot(governor)
+    verbs: list[Callable[[], Any]] = [
+        lambda: governor.settle(held, make()),
+        lambda: governor.settle(held, make(), cost="0.01"),
+        lambda: governor.record(make(), tenant="acme", model="gpt-4o", id="odd"),
+    ]
+    for verb in verbs:
+        with pytest.raises(InvalidRequest, match=r"^response") as caught:
+            verb()
+        assert cause is None or isinstance(caught.value.__cause__, cause)
+    assert snapshot(governor) == before
+    assert held.state == "reserved"
+    governor.settle(held, completion())
