@@ -45,6 +45,11 @@ def read_usage(body: object, counts: Counts) -> str | None:
         _grounding(body, counts)
         return "google"
     top = fields(body)
+    metrics = fields(top.get("amazon-bedrock-invocationMetrics"))
+    if metrics:
+        # What Bedrock bills, whichever model's chunks it stands under.
+        shapes.bedrock(metrics, counts)
+        return "aws"
     for mark, shape, provider in _TOP_SHAPES:
         if mark in top:
             shape(top, counts)
@@ -280,11 +285,6 @@ def _billed_units(meta: Body, counts: Counts) -> bool:
     return True
 
 
-def _invocation_metrics(metrics: Body, counts: Counts) -> bool:
-    shapes.bedrock(metrics, counts)
-    return True
-
-
 def _agent(trace: Body, counts: Counts) -> bool:
     for step in trace.values():
         usage = fields(get(get(get(step, "modelInvocationOutput"), "metadata"), "usage"))
@@ -317,6 +317,10 @@ def _boto_headers(metadata: Body, counts: Counts) -> bool:
         return False
     counts.add("input", counts.whole(headers, "x-amzn-bedrock-input-token-count"))
     counts.add("output", counts.whole(headers, "x-amzn-bedrock-output-token-count"))
+    counts.add("cache_read", counts.whole(headers, "x-amzn-bedrock-cache-read-input-token-count"))
+    counts.add(
+        "cache_write_5m", counts.whole(headers, "x-amzn-bedrock-cache-write-input-token-count")
+    )
     return True
 
 
@@ -348,7 +352,6 @@ _TOP_SHAPES: Final[tuple[tuple[str, Callable[[Body, Counts], None], str], ...]] 
     ("generation_token_count", shapes.llama, "aws"),
 )
 _NESTED_SHAPES: Final[tuple[tuple[str, Callable[[Body, Counts], bool], str | None], ...]] = (
-    ("amazon-bedrock-invocationMetrics", _invocation_metrics, "aws"),
     ("meta", _billed_units, "cohere"),
     ("trace", _agent, "aws"),
     ("metrics", _run_time, None),
@@ -443,12 +446,25 @@ def _embeddings(body: object, top: Body, counts: Counts) -> bool:
     return found
 
 
+#: Where images are: OpenAI, Vertex, the Gemini SDK in both spellings, and models on Bedrock.
+_MADE: Final = (
+    "data",
+    "predictions",
+    "generated_images",
+    "generatedImages",
+    "images",
+    "artifacts",
+)
+
+
 def _made(top: Body, counts: Counts) -> bool:
     """Count made images, or the length of a transcript, where that is all a response says."""
     images = [
         entry
-        for entry in (*items(top.get("data")), *items(top.get("predictions")))
-        if get(entry, "b64_json", "url", "bytesBase64Encoded") is not None
+        for field in _MADE
+        for entry in items(top.get(field))
+        if isinstance(entry, str)
+        or get(entry, "b64_json", "url", "bytesBase64Encoded", "image", "base64") is not None
     ]
     if images:
         counts.fee("image", len(images))

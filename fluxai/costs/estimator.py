@@ -166,7 +166,13 @@ class CostEstimator:
             return _nothing(reading, model)
         at_us = _instant(at, reading.at_us)
         tier = tier_name(tier) or reading.tier
-        parts = self._parts(usage, lambda: self._rates(reading, model, at_us, tier), at_us, tier)
+        parts = self._parts(
+            usage,
+            lambda: self._rates(reading, model, at_us, tier),
+            at_us,
+            tier,
+            reading.provider,
+        )
         rates = parts[0][0]
         numerator = sum(part_rates.numerator(part) for part_rates, part in parts)
         flags = usage.flags
@@ -223,7 +229,12 @@ class CostEstimator:
         return told if reading.model_inferred and "seconds" in told.fees else answered
 
     def _parts(
-        self, usage: Usage, main: Callable[[], Rates], at_us: int, tier: str | None
+        self,
+        usage: Usage,
+        main: Callable[[], Rates],
+        at_us: int,
+        tier: str | None,
+        provider: str | None = None,
     ) -> list[tuple[Rates, Usage]]:
         """Return what is priced together with its rates; the call's own rates only if needed."""
         if not usage.parts:
@@ -235,7 +246,7 @@ class CostEstimator:
                 rates = rates or main()
                 parts.append((rates, part))
             else:
-                provider = rates.provider if rates is not None else None
+                provider = rates.provider if rates is not None else provider
                 own = self._prices.rates(model, at_us, provider=provider, tier=tier)
                 parts.append((own, part))
         if rates is not None and rates.request_fee and _is_one_call(usage):

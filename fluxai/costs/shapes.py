@@ -59,6 +59,9 @@ def openai(usage: Source, counts: Counts) -> None:
     reasoning = whole(outside, "reasoning_tokens", "reasoning") or whole(usage, "reasoning_tokens")
     if reasoning and total == prompt + completion + reasoning and total != prompt + completion:
         completion += reasoning
+    elif reasoning > completion and ("citation_tokens" in usage or "num_search_queries" in usage):
+        # Perplexity's research states its reasoning beside the completion, and in no total.
+        completion += reasoning
     audio_out = whole(outside, "audio_tokens", "audio")
     image_out = whole(outside, "image_tokens")
     _output(counts, completion, reasoning, audio_out, image_out)
@@ -161,7 +164,8 @@ def anthropic(usage: Source, counts: Counts) -> None:
     """Read Anthropic's usage: its input excludes both cache kinds, its output includes thinking.
 
     `iterations` list the passes of one call. The totals sum those of type `message` only; passes
-    that compact the context or ask an advisor are billed besides, an advisor as its own model.
+    that compact the context or ask an advisor are billed besides, an advisor as its own model. The
+    last pass of a fallback model has a type of its own, and may or may not be in the totals.
     """
     _passed(usage, counts)
     details = usage.get("output_tokens_details")
@@ -209,17 +213,26 @@ def _iterations(passes: Sequence[Any], counts: Counts) -> None:
     """Split a call into its passes, each judged and priced on its own."""
     top = Usage.trusted(dict(counts.kinds))
     own: list[dict[str, Any]] = []
+    fallen: list[dict[str, Any]] = []
     besides: list[tuple[str | None, Usage]] = []
+    named: dict[int, str | None] = {}
     for step in passes:
         entry = fields(step)
         part = Counts()
         _passed(entry, part)
         counts.flags.update(part.flags)
-        if entry.get("type") in ("message", None):
-            own.append(part.kinds)
+        kind, model = entry.get("type"), entry.get("model")
+        model = model if isinstance(model, str) else None
+        if kind in ("message", None, "fallback_message"):
+            (fallen if kind == "fallback_message" else own).append(part.kinds)
+            named[id(part.kinds)] = model
         else:
-            model = entry.get("model")
-            besides.append((model if isinstance(model, str) else None, Usage.trusted(part.kinds)))
+            besides.append((model, Usage.trusted(part.kinds)))
+    if len(set(named.values())) < 2:
+        named = {}  # all passes are of the model that the response names
+    if fallen and _sums_to([*own, *fallen], top):
+        own, fallen = [*own, *fallen], []
+    besides += [(named.get(id(kinds)), Usage.trusted(kinds)) for kinds in fallen]
     parts: list[tuple[str | None, Usage]] = [(None, top)]
     if own and _sums_to(own, top):
         # Only the total says how much of the output was thinking, and what tools were called.
@@ -229,7 +242,7 @@ def _iterations(passes: Sequence[Any], counts: Counts) -> None:
             kinds.update(output=kinds.get("output", 0) - thought, reasoning=thought)
             thinking -= thought
         own[0]["requests"] = top.requests
-        parts = [(None, Usage.trusted(kinds)) for kinds in own]
+        parts = [(named.get(id(kinds)), Usage.trusted(kinds)) for kinds in own]
     parts += besides
     if len(parts) > 1:
         total = top

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from fluxai.costs.plain import decoded, fields, get, items, opened
@@ -27,6 +28,10 @@ def unwrapped(body: object) -> object:
             continue
         if get(inner, *_USAGES) is not None or get(get(inner, "meta"), "billed_units") is not None:
             return inner
+    for choice in items(get(body, "choices")):
+        usage = get(choice, "usage")
+        if usage is not None:  # Moonshot's streams
+            return {**fields(body), "usage": usage}
     return body
 
 
@@ -41,6 +46,8 @@ def calls(response: object) -> tuple[Sequence[object], str | None]:
             return [_batch_line(line) for line in response], "batch"
         separate = [chunk for chunk in response if _is_own_call(chunk)]
         return (separate, None) if len(separate) > 1 else ((), None)
+    if get(response, "custom_id") is not None and get(response, "response", "result") is not None:
+        return [_batch_line(response)], "batch"
     body = get(response, "response")
     lines = items(get(get(body, "inlinedResponses"), "inlinedResponses"))
     if lines:  # the Gemini API's batches
@@ -64,12 +71,19 @@ def _is_own_call(closed: object) -> bool:
 
 def _batch_line(line: object) -> object:
     """Return the response in a line of a batch's results file: OpenAI's or Anthropic's."""
+    if get(get(line, "result"), "type") in _NOT_RUN:
+        return _NOTHING_CHARGED
     return (
         get(get(line, "response"), "body")
         or get(get(line, "result"), "message")
         or get(line, "result", "response")
         or line
     )
+
+
+#: Ends of a request in Anthropic's batches for which nothing is charged, besides an error.
+_NOT_RUN: Final = ("canceled", "expired")
+_NOTHING_CHARGED: Final[Mapping[str, Any]] = MappingProxyType({"type": "error"})
 
 
 def _first_body(response: object) -> object:
