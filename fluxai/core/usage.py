@@ -253,6 +253,8 @@ class Usage:
     @property
     def is_zero(self) -> bool:
         """Whether nothing that could be billed was used."""
+        if self.input or self.output:  # nearly always, and this is asked for every response
+            return False
         return not (self.total or self.seconds or self.characters or any(self.requests.values()))
 
     def to_dict(self) -> dict[str, Any]:

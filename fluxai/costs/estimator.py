@@ -29,6 +29,7 @@ DEFAULT_OUTPUT_MAX: Final = 4_096
 #: Of that limit, the share that an answer is expected to use.
 _EXPECTED_OUTPUT_SHARE: Final = 4
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 _FRAMINGS_MAX: Final = 1_024
 
 
@@ -165,7 +166,7 @@ class CostEstimator:
         if usage.is_zero:
             return _nothing(reading, model)
         at_us = _instant(at, reading.at_us)
-        tier = tier_name(tier) or reading.tier
+        tier = reading.tier if tier is None else tier_name(tier) or reading.tier
         parts = self._parts(
             usage,
             lambda: self._rates(reading, model, at_us, tier),
@@ -174,7 +175,10 @@ class CostEstimator:
             reading.provider,
         )
         rates = parts[0][0]
-        numerator = sum(part_rates.numerator(part) for part_rates, part in parts)
+        if len(parts) == 1:
+            numerator = rates.numerator(parts[0][1])
+        else:
+            numerator = sum(part_rates.numerator(part) for part_rates, part in parts)
         flags = usage.flags
         if rates.free:
             flags = (*flags, rates.reason)
@@ -182,7 +186,9 @@ class CostEstimator:
             raise UnknownModel(
                 f"{rates.provider} {rates.model} has no price for what was used: {usage!r}"
             )
-        stated = next((found.version for found, _ in parts if found.stated), None)
+        stated = None
+        if rates.guessed or len(parts) > 1:
+            stated = next((found.version for found, _ in parts if found.stated), None)
         if stated is not None:
             flags = (*flags, stated)
         elif rates.guessed:
@@ -559,7 +565,7 @@ def _instant(at: datetime | None, own_us: int | None) -> int:
         return now_us if own_us is None else min(own_us, now_us)
     if at.tzinfo is None:
         raise InvalidRequest("at", "must be aware, such as datetime.now(UTC)")
-    return (at - _EPOCH) // timedelta(microseconds=1)
+    return (at - _EPOCH) // _MICROSECOND
 
 
 def _nanos_up(cost: Decimal) -> int:

@@ -29,7 +29,18 @@ _OUTPUT_DETAILS = frozenset(
     }
 )
 #: Fields that betray another provider, whose usage may mean something else.
-_FOREIGN = frozenset({"provider", "x_groq", "citations", "search_results", "usage_metadata"})
+_FOREIGN = frozenset(
+    {
+        "citations",
+        "custom_id",
+        "provider",
+        "search_results",
+        "serviceTier",
+        "usage_breakdown",
+        "usage_metadata",
+        "x_groq",
+    }
+)
 
 
 def quick_usage(response: dict[str, Any]) -> tuple[str, Usage] | None:
@@ -38,7 +49,11 @@ def quick_usage(response: dict[str, Any]) -> tuple[str, Usage] | None:
     Source:
         The OpenAI API reference, chat completion object.
     """
-    if response.get("object") != "chat.completion" or not _FOREIGN.isdisjoint(response):
+    if (
+        response.get("object") != "chat.completion"
+        or "choices" not in response
+        or not _FOREIGN.isdisjoint(response)
+    ):
         return None
     shown = response.get("usage")
     model = response.get("model")
@@ -64,16 +79,24 @@ def quick_usage(response: dict[str, Any]) -> tuple[str, Usage] | None:
     if details is not None:
         if type(details) is not dict or not _INPUT_DETAILS.issuperset(details):
             return None
-        cached = details.get("cached_tokens") or 0
-        heard = details.get("audio_tokens") or 0
+        cached = _stated(details, "cached_tokens")
+        heard = _stated(details, "audio_tokens")
     details = shown.get("completion_tokens_details")
     if details is not None:
         if type(details) is not dict or not _OUTPUT_DETAILS.issuperset(details):
             return None
-        thought = details.get("reasoning_tokens") or 0
-        spoken = details.get("audio_tokens") or 0
-    if heard or spoken or type(cached) is not int or type(thought) is not int:
+        thought = _stated(details, "reasoning_tokens")
+        spoken = _stated(details, "audio_tokens")
+    if heard != 0 or spoken != 0:
         return None
     if not 0 <= cached <= entering <= 10**9 or not 0 <= thought <= leaving <= 10**9 or not entering:
         return None
     return model, Usage.of_text(entering - cached, cached, leaving - thought, thought)
+
+
+def _stated(details: dict[str, Any], name: str) -> int:
+    """Return a count; one that no count may be, where it has to be looked at more closely."""
+    value = details.get(name)
+    if value is None:
+        return 0
+    return value if type(value) is int else -1

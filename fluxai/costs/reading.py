@@ -12,6 +12,7 @@ from fluxai.costs.bodies import NO_USAGE, read_usage
 from fluxai.costs.counts import Counts
 from fluxai.costs.names import provider_name
 from fluxai.costs.plain import decoded, fields, get, opened
+from fluxai.costs.quick import quick_usage
 from fluxai.costs.streams import calls, merged, unwrapped
 
 
@@ -57,6 +58,10 @@ def read(response: object, provider: str | None = None) -> Reading:
         return Reading(response, provider=said)
     if isinstance(response, (str, bytes, bytearray, memoryview)):
         response = decoded(response)
+    if type(response) is dict:
+        quick = quick_usage(response)
+        if quick is not None:
+            return Reading(quick[1], provider=said, model=quick[0], at_us=_created(response))
     response = opened(response)
     separate, tier = calls(response)
     if separate:
@@ -210,10 +215,11 @@ def _tier(body: object) -> str | None:
     found = tier_name(stated) if stated is not None else None
     if found is None:
         usage: Any = fields(get(body, "usage", "usageMetadata", "usage_metadata"))
-        for name in _TIER_FIELDS:
-            stated = usage.get(name)
-            if stated is not None:
-                found = found or tier_name(stated)
+        if not _TIER_NAMES.isdisjoint(usage):
+            for name in _TIER_FIELDS:
+                stated = usage.get(name)
+                if stated is not None:
+                    found = found or tier_name(stated)
     return found
 
 
@@ -224,3 +230,4 @@ _TIER_FIELDS: Final = (
     "trafficType",
     "traffic_type",
 )
+_TIER_NAMES: Final = frozenset(_TIER_FIELDS)

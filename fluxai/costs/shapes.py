@@ -269,9 +269,12 @@ _LARGE_INPUT: Final = 100_000
 def _searched(counts: Counts) -> None:
     """Judge each pass of a search loop on its own: its total is a sum over all of them."""
     kinds = counts.kinds
-    searches = kinds.get("requests", {}).get("web_search", 0)
+    fees = kinds.get("requests")
+    searches = 0 if fees is None else fees.get("web_search", 0)
+    if not searches:
+        return
     whole = Usage.trusted(dict(kinds))
-    if not searches or whole.input_total <= _LARGE_INPUT:
+    if whole.input_total <= _LARGE_INPUT:
         return
     share, rest = divmod(whole.input_total, searches + 1)
     counts.flag("search_loop")

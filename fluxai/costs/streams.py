@@ -46,6 +46,8 @@ def calls(response: object) -> tuple[Sequence[object], str | None]:
             return [_batch_line(line) for line in response], "batch"
         separate = [chunk for chunk in response if _is_own_call(chunk)]
         return (separate, None) if len(separate) > 1 else ((), None)
+    if type(response) is dict and _SEVERAL.isdisjoint(response):
+        return (), None
     if get(response, "custom_id") is not None and get(response, "response", "result") is not None:
         return [_batch_line(response)], "batch"
     body = get(response, "response")
@@ -56,6 +58,10 @@ def calls(response: object) -> tuple[Sequence[object], str | None]:
     if lines and get(lines[0], "batch_result") is not None:  # xAI's batches
         return [_first_body(get(get(line, "batch_result"), "response")) for line in lines], "batch"
     return (), None
+
+
+#: Fields that a response which reports several calls has one of.
+_SEVERAL: Final = frozenset({"custom_id", "inlinedResponses", "response", "results"})
 
 
 def _is_own_call(closed: object) -> bool:
