@@ -108,7 +108,10 @@ class Pricer:
                 usage,
             )
         if type(response) is dict and cost is None and usage is None:
-            quick = _quick(response)
+            try:
+                quick = quick_usage(response)
+            except Exception as error:
+                raise _unreadable(error) from error
             event = None if quick is None else self._quickly(known, *quick, at_us, flags)
             if event is not None:
                 return event
@@ -440,13 +443,6 @@ def _priced(
         return estimator.cost(response, provider, model, at=at)
     except UnknownModel:
         return None
-
-
-def _quick(response: dict[str, Any]) -> tuple[str, Usage] | None:
-    try:
-        return quick_usage(response)
-    except Exception as error:
-        raise _unreadable(error) from error
 
 
 def _require_usage(response: Any, usage: Usage) -> None:

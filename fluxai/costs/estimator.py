@@ -311,9 +311,9 @@ class CostEstimator:
             encoder = self._encoder = self._lazy.take()
         learning = self._learning
         if (
-            learning is None
+            (messages is None and not tools and type(prompt) is str)
+            or learning is None
             or learning.empty
-            or (type(prompt) is str and messages is None and not tools)
         ):
             return counting.count(model_id, prompt, messages, tools, framing, encoder)
         return self.count_and_trace(model_id, prompt, messages, tools)[0]

@@ -74,29 +74,29 @@ def quick_usage(response: dict[str, Any]) -> tuple[str, Usage] | None:
         or not _USAGE_FIELDS.issuperset(shown)
     ):
         return None
-    cached = heard = thought = spoken = 0
+    cached: Any = None
+    heard: Any = None
+    thought: Any = None
+    spoken: Any = None
     details = shown.get("prompt_tokens_details")
     if details is not None:
         if type(details) is not dict or not _INPUT_DETAILS.issuperset(details):
             return None
-        cached = _stated(details, "cached_tokens")
-        heard = _stated(details, "audio_tokens")
+        cached, heard = details.get("cached_tokens"), details.get("audio_tokens")
     details = shown.get("completion_tokens_details")
     if details is not None:
         if type(details) is not dict or not _OUTPUT_DETAILS.issuperset(details):
             return None
-        thought = _stated(details, "reasoning_tokens")
-        spoken = _stated(details, "audio_tokens")
-    if heard != 0 or spoken != 0:
+        thought, spoken = details.get("reasoning_tokens"), details.get("audio_tokens")
+    cached = 0 if cached is None else cached
+    thought = 0 if thought is None else thought
+    # Any other kind of nothing, an empty text above all, has to be flagged.
+    if type(cached) is not int or type(thought) is not int:
+        return None
+    if not (heard is None or (type(heard) is int and not heard)):
+        return None
+    if not (spoken is None or (type(spoken) is int and not spoken)):
         return None
     if not 0 <= cached <= entering <= 10**9 or not 0 <= thought <= leaving <= 10**9 or not entering:
         return None
     return model, Usage.of_text(entering - cached, cached, leaving - thought, thought)
-
-
-def _stated(details: dict[str, Any], name: str) -> int:
-    """Return a count; one that no count may be, where it has to be looked at more closely."""
-    value = details.get(name)
-    if value is None:
-        return 0
-    return value if type(value) is int else -1

@@ -65,12 +65,13 @@ class Cause(NamedTuple):
     Attributes:
         holds: Whether it is the cause for a record and our cost of it.
         known: The library is known to be wrong there by itself, whatever we answer.
-        rule: It goes against what the provider documents of its usage, which is read here.
+        rule: What the provider documents of its usage, or we of prices, and is not followed there;
+            empty where it is only a charge that the library leaves out.
     """
 
     holds: Callable[[Record, Cost], object]
     known: bool = False
-    rule: bool = False
+    rule: str = ""
 
 
 _XAI_TOOLS = ("web_search", "x_search", "code_execution", "attachment_search", "file_search")
@@ -98,16 +99,18 @@ CAUSES: dict[str, Cause] = {
         lambda _, c: "provider_cost" in c.flags, known=True
     ),
     "the tier that the response states is left out there": Cause(
-        lambda r, _: re.search(r'"service_tier": "(?:flex|priority|batch)"', _text(r)), rule=True
+        lambda r, _: re.search(r'"service_tier": "(?:flex|priority|batch)"', _text(r))
     ),
     "a loop of searches is judged as one large request there": Cause(
-        lambda _, c: "search_loop" in c.flags, rule=True
+        lambda _, c: "search_loop" in c.flags,
+        rule="a loop of searches sums its inputs: no price step is judged by that sum",
     ),
-    "OpenAI's web and file searches are left out there": Cause(
-        lambda _, c: any(
-            kind in c.usage.requests for kind in ("web_search", "web_search_preview", "file_search")
-        ),
-        rule=True,
+    "OpenAI's web searches are left out there": Cause(
+        lambda _, c: any(kind in c.usage.requests for kind in ("web_search", "web_search_preview")),
+        rule="web searches are output items, not usage",
+    ),
+    "OpenAI's file searches are left out there": Cause(
+        lambda _, c: "file_search" in c.usage.requests
     ),
     "a model that searches on every request has a fee": Cause(
         lambda _, c: "search-preview" in str(c.model)
@@ -116,19 +119,26 @@ CAUSES: dict[str, Cause] = {
         lambda _, c: any(kind.startswith("image_") for kind in c.usage.requests)
     ),
     "only the image tool's usage, of zero, was read there": Cause(
-        lambda r, _: str(r["usage_path"]).endswith("tool_usage.image_gen"), rule=True
+        lambda r, _: str(r["usage_path"]).endswith("tool_usage.image_gen"),
+        rule="a hosted image tool has a usage of its own, to be added to the response's",
     ),
     "cached tokens are stated under a name that is not read there": Cause(
-        lambda r, c: "num_cached_tokens" in _text(r) and c.usage.cache_read, rule=True
+        lambda r, c: "num_cached_tokens" in _text(r) and c.usage.cache_read,
+        rule="Mistral states cached tokens as num_cached_tokens",
     ),
-    "seconds of audio are left out there": Cause(lambda _, c: c.usage.seconds, rule=True),
+    "seconds of audio are left out there": Cause(
+        lambda _, c: c.usage.seconds,
+        rule="Mistral states audio as prompt_audio_seconds, transcriptions as seconds",
+    ),
     "audio is priced as text there": Cause(
         lambda _, c: str(c.model).endswith("audio-preview") and c.usage.audio_in
     ),
     "modalities are stated under a name that is not read there": Cause(
-        lambda r, _: "promptTokenDetails" in _text(r), rule=True
+        lambda r, _: "promptTokenDetails" in _text(r)
     ),
-    "a missing price is zero there": Cause(lambda _, c: c.model == "qwen-3-coder-480b", rule=True),
+    "a missing price is zero there": Cause(
+        lambda _, c: c.model == "qwen-3-coder-480b", rule="what has no price is never free"
+    ),
     "the response does not say which of a router's providers it was": Cause(
         lambda _, c: "provider_guessed" in c.flags
     ),

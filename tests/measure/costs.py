@@ -113,7 +113,7 @@ def agreement(records: Sequence[Record]) -> None:
     )
     judged -= sum(n for cause, n in causes.items() if cause in CAUSES and CAUSES[cause].rule)
     print(
-        f"Without those where it does not read what the provider documents: {total['equal']:,} of "
+        f"Without those that a documented rule is against: {total['equal']:,} of "
         f"{judged:,}, {total['equal'] / judged:.2%}."
     )
     print(f"Unexplained: {unexplained or 'none'}.\n")
@@ -123,9 +123,9 @@ def _standing(cause: str) -> str:
     found = CAUSES.get(cause)
     if found is None:
         return "UNEXPLAINED"
-    return (
-        "known wrong" if found.known else "against the documentation" if found.rule else "left out"
-    )
+    if found.known:
+        return "known wrong"
+    return f"against a rule: {found.rule}" if found.rule else "left out"
 
 
 class Measured(NamedTuple):
