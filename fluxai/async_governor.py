@@ -142,6 +142,7 @@ class AsyncGovernor:
     explain = _awaited(Governor.explain)
     expire = _awaited(Governor.expire)
     verify = _awaited(Governor.verify)
+    estimator_of = _awaited(Governor.estimator_of)
     replay_spool = _awaited(Governor.replay_spool)
 
     @property

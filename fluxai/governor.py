@@ -456,12 +456,26 @@ class Governor:
                 idempotency_key,
                 approval_id,
                 here.approval_id,
-                digest(plan, needs, prompt, messages, tools),
+                digest(
+                    plan,
+                    needs,
+                    prompt,
+                    messages,
+                    tools,
+                    by_unit=reservation._method == "units",
+                ),
                 traces,
             )
         if plan.asks:
             reservation.extra = ReservationExtra(
-                digest=digest(plan, needs, prompt, messages, tools)
+                digest=digest(
+                    plan,
+                    needs,
+                    prompt,
+                    messages,
+                    tools,
+                    by_unit=reservation._method == "units",
+                )
             )
         ask = _make(Ask, (reservation, plan, needs, at_us + APPROVAL_TTL_US))
         try:

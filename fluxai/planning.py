@@ -384,8 +384,19 @@ class Planner:
         return needs_of(plan, request, self._estimator, self.catalog_of(plan.subject.tenant))
 
 
-def digest(plan: Plan, needs: Sequence[Need | None], prompt: Any, messages: Any, tools: Any) -> str:
+def digest(
+    plan: Plan,
+    needs: Sequence[Need | None],
+    prompt: Any,
+    messages: Any,
+    tools: Any,
+    *,
+    by_unit: bool,
+) -> str:
     """Bind a key or an approval to subject, tool, arguments and amount.
+
+    The arguments are the caller's own: units or a count where they were given, else the text, but
+    never what it was estimated to be, which may be estimated better the next time.
 
     Raises:
         InvalidRequest: The messages or tools hold something that is no data.
@@ -394,7 +405,7 @@ def digest(plan: Plan, needs: Sequence[Need | None], prompt: Any, messages: Any,
     assert first is not None  # noqa: S101 -- the requested tool always has a need
     said = [plan.subject, plan.candidates[0].tool, prompt, messages, tools, first.cap]
     said.append(first.requests)
-    if first.output_max == 0 or (prompt is None and messages is None):
+    if by_unit or (prompt is None and messages is None):
         said.append(first.input_tokens)
     try:
         text = json.dumps(said, sort_keys=True, default=repr)

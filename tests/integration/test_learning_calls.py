@@ -134,6 +134,16 @@ def test_repeats_teach_once(governor: Governor) -> None:
     assert calls_learned(governor) == 1
 
 
+@pytest.mark.parametrize("model", ["gpt-4o", "text-embedding-3-small"])
+def test_a_repeat_is_the_same_call_however_it_is_estimated(governor: Governor, model: str) -> None:
+    """A key binds the caller's arguments, and not an estimate that was learned meanwhile."""
+    call = asking(model=model, idempotency_key="once")
+    first = governor.reserve(**call)
+    governor.settle(first, usage=Usage(input=5_000))
+    assert governor.check(**asking(model=model)).estimate.method == "continued"
+    assert governor.reserve(**call).id == first.id
+
+
 def test_an_approved_call_teaches_once(governor: Governor) -> None:
     """A call that waited for a person teaches when it has run."""
     governor.policies.put(

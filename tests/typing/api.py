@@ -78,6 +78,18 @@ assert_type(governor.tenants.get("acme"), Tenant)
 assert_type(governor.users.get("alice", tenant="acme"), User)
 assert_type(governor.tools.put(Tool(id="search", cost_per_unit="0.001")), Tool)
 assert_type(governor.models.get("gpt-4o"), Model)
+priced = Model(id="gpt-4o", provider="openai", input_price=Decimal(2), output_price=Decimal(8))
+assert_type(governor.models.put(priced, tenant="acme"), Model)
+assert_type(governor.models.list(tenant="acme", provider="openai"), list[Model])
+assert_type(governor.estimator_of("acme"), CostEstimator)
+Policy(
+    tenant_id="acme",
+    limit_type="daily",
+    limit_value=5,
+    on_unpriced="ceiling",
+    unpriced_ceiling="0.25",
+)
+Policy(tenant_id="acme", limit_type="daily", limit_value=5, on_unpriced="free")  # type: ignore[arg-type]
 Policy(tenant_id="acme", limit_type="rolling", limit_value=5, window=timedelta(hours=24))
 
 Policy(tenant_id="acme", limit_type="yearly", limit_value=Decimal(5))  # type: ignore[arg-type]
