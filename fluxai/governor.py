@@ -105,6 +105,7 @@ if TYPE_CHECKING:
     from fluxai.costs.learning import Trace
     from fluxai.govern import GovernOptions
     from fluxai.guard import CallArguments, Guard
+    from fluxai.leases import Leases
     from fluxai.registries import Models, Policies, Tenants, Tools, Users
     from fluxai.spool import Spool
 
@@ -198,6 +199,7 @@ class Governor:
         self._alerts: deque[Any] = self.storage.notices.alerts
         self._reserve_one = self.storage.reserve_one
         self._resolve_one = self.storage.resolve_one
+        self._find = self.storage.find
         #: In memory a settle needs no batch, and so no item to queue.
         self._settle_now = self.storage.settle_now if type(self.storage) is MemoryStorage else None
         self._latest_us = 0
@@ -215,14 +217,36 @@ class Governor:
         self._pricer = Pricer(self.planner, self.registry, self.estimator)
         self.hops = Hops(blocking=self.storage.capabilities.blocking)
         self._refusals: OrderedDict[int, Decision] = OrderedDict()
+        self.leases = self._open_leases()
         try:
             if self._allow_unheld:
                 # Prices of tools have to be at hand when the store is not.
                 self.planner.fresh_catalog()
             self.replay_spool()
+            if self.leases is not None:
+                self.leases.recover()
         except StorageError as error:
             log.warning("the store can't be read yet; spooled settlements wait: %s", error)
             self._alerts.append(self._replay_some)
+
+    def _open_leases(self) -> Leases | None:
+        """Decide out of leases what may be, where the store grants any and this machine can."""
+        spool = self._spool_file()
+        if not self.storage.capabilities.lease or spool is None or sys.platform == "win32":
+            return None
+        from fluxai.leases import Leases
+
+        leases = Leases(
+            self.storage, spool.path, ids=self._ids, now=self._now, settle_lost=self._replay_one
+        )
+        self._reserve_one, self._resolve_one = leases.reserve_one, leases.resolve_one
+        self._find = leases.find
+        return leases
+
+    def _report_leases(self) -> None:
+        """Tell the store what was settled out of leases, so that it is in what is read next."""
+        if self.leases is not None:
+            self.leases.report()
 
     # -- time and ids -----------------------------------------------------------------------
 
@@ -770,7 +794,7 @@ class Governor:
             raise InvalidRequest(
                 "reservation", f"must be a Reservation or its id, got {type(reservation).__name__}"
             )
-        found = self.storage.find(tenant, read_uid(reservation, "reservation"))
+        found = self._find(tenant, read_uid(reservation, "reservation"))
         if found is None:
             raise ReservationNotFound(
                 f"reservation {reservation} is not in this store; pass the Reservation object (it "
@@ -780,7 +804,7 @@ class Governor:
 
     def _resolve(self, item: Resolution) -> Any:
         """Hand an item to the store; supply the plan it asks for; turn refusals into errors."""
-        answer = self.storage.resolve_one(item)
+        answer = self._resolve_one(item)
         if isinstance(answer, (Stale, NeedPlan, Unknown, Conflict)):
             answer = self._retried(item, answer)
         self._announce()
@@ -1106,6 +1130,7 @@ class Governor:
         """
         from fluxai.analytics import budgets
 
+        self._report_leases()
         check_tenant(tenant)
         if user is not None:
             check_text("user", user)
@@ -1126,6 +1151,7 @@ class Governor:
         """Sum what was settled in a period, by default today or this month of the tenant."""
         from fluxai.analytics import usage
 
+        self._report_leases()
         check_tenant(tenant)
         if user is not None:
             check_text("user", user)
@@ -1147,6 +1173,7 @@ class Governor:
         self, after: int | str | None = None, limit: int = 100, tenant: str | None = None
     ) -> list[UsageEvent]:
         """List usage events in the order they were settled, after a sequence number."""
+        self._report_leases()
         if isinstance(after, str) and after.isdecimal() and len(after) < 24:
             after = int(after)
         return self.storage.events(
@@ -1172,7 +1199,7 @@ class Governor:
         if isinstance(decision, Decision):
             return decision
         uid = read_uid(decision, "id")
-        found = self._refusals.get(uid) or self.storage.find(tenant, uid)
+        found = self._refusals.get(uid) or self._find(tenant, uid)
         if found is None or (tenant is not None and found.subject.tenant != tenant):
             raise NotFound(
                 f"id: no decision {decision!r}; reservations are kept in the store, refusals only "
@@ -1182,6 +1209,8 @@ class Governor:
 
     def expire(self, limit: int = 1_000) -> Overdue:
         """End reservations whose time is over. Says how many were released and settled."""
+        if self.leases is not None:
+            self.leases.sweep()
         done = self.storage.expire(
             self._now(), limit=count("limit", limit, 1), on_expiry=self._on_expiry
         )
@@ -1285,6 +1314,8 @@ class Governor:
     def close(self) -> None:
         """Finish what is queued and let go of the store."""
         self.hops.close()
+        if self.leases is not None:
+            self.leases.close()
         self.storage.close()
 
     def __enter__(self) -> Self:

@@ -332,11 +332,25 @@ class Leases:
         return self._storage.resolve_one(item)
 
     def find(self, tenant: str | None, uid: int) -> Reservation | None:
-        """Return a call that was decided here and is open."""
+        """Return a reservation: a call that was decided here and is open, else what is stored."""
         lease = self._where.get(uid)
-        if lease is None or tenant not in (None, lease.tenant):
-            return None
-        return lease.open.get(uid)
+        if lease is not None and tenant in (None, lease.tenant):
+            known = lease.open.get(uid)
+            if known is not None:
+                return known
+            self.report()
+        return self._storage.find(tenant, uid)
+
+    def report(self) -> None:
+        """Tell the store what was settled here.
+
+        Raises:
+            StorageError: The store is out of reach; it is told later.
+        """
+        for lease in {lease.uid: lease for lease in list(self._where.values())}.values():
+            with lease.lock:
+                if lease.spent:
+                    self._report(lease, self._now())
 
     # -- reports ----------------------------------------------------------------------------
 
@@ -409,7 +423,7 @@ class Leases:
         """Report everything, and give back what is not needed for open calls."""
         self._let_go(lambda *_: True)
         at_us = self._now()
-        for lease in {lease.uid: lease for lease in self._where.values()}.values():
+        for lease in {lease.uid: lease for lease in list(self._where.values())}.values():
             with lease.lock:
                 self._report_later_if_need_be(lease, at_us)
         self._journal.close()

@@ -40,6 +40,8 @@ class _Registry:
         governor.storage.apply(changes, unfed=tuple(unfed))
         for change in changes:
             governor.planner.forget(change.scope)
+            if governor.leases is not None:
+                governor.leases.forget(change.scope)
 
     def _missing(self, record_id: str) -> NotFound:
         return NotFound(f"{self.kind}: no {self.kind} {record_id!r}")

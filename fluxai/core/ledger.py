@@ -17,6 +17,7 @@ from fluxai.core.money import PER_MILLION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from decimal import Decimal
 
     from fluxai.core.windows import Ring
 
@@ -317,12 +318,13 @@ def _one(instant_us: int) -> int:
 class _Course:
     """What every call reads of a plan, side by side as in `_Figures`."""
 
-    __slots__ = ("asks", "bound", "end_us", "first", "start_us", "subject")
+    __slots__ = ("asks", "bound", "end_us", "first", "lease", "start_us", "subject")
 
     asks: bool
     bound: object
     end_us: int
     first: Candidate
+    lease: Decimal | None
     start_us: int
     subject: Subject
 
@@ -344,8 +346,11 @@ class Plan(_Course):
         start_us: int,
         end_us: int,
         candidates: tuple[Candidate, ...],
+        lease: Decimal | None = None,
     ) -> None:
         self.subject = subject
+        #: The share of what is left that a process may take in advance; None where it may not.
+        self.lease = lease
         self.version = version
         self.start_us = _one(start_us)
         self.end_us = _one(end_us)

@@ -391,7 +391,20 @@ def compile_plan(
         start_us=start_us,
         end_us=end_us,
         candidates=tuple(candidates),
+        lease=None if extras or len(tools) > 1 else _lease(applying),
     )
+
+
+def _lease(applying: Sequence[tuple[Rule, str, str]]) -> Decimal | None:
+    """Return the smallest share that may be leased, None unless every counted limit allows it."""
+    counted = [rule.policy for rule, _, _ in applying if rule.kind != "per_request"]
+    shares = [policy.lease for policy in counted if policy.lease is not None]
+    single = [rule.policy for rule, _, _ in applying if rule.kind == "per_request"]
+    if not shares or len(shares) < len(counted):
+        return None
+    if any(policy.decision not in ("deny", "allow") for policy in single):
+        return None
+    return min(shares)
 
 
 def _candidate(

@@ -76,6 +76,13 @@ Usd = Annotated[
     AfterValidator(lambda value: (to_nano(value), value)[1]),
     PlainSerializer(str, return_type=str, when_used="json"),
 ]
+#: A share of what a limit has left, such as 0.02 for 2 %.
+Share = Annotated[
+    Decimal,
+    BeforeValidator(_no_float),
+    Field(ge=Decimal("0.001"), le=Decimal("0.5"), allow_inf_nan=False),
+    PlainSerializer(str, return_type=str, when_used="json"),
+]
 
 
 def _usd_only(currency: str | None) -> str | None:
@@ -205,7 +212,8 @@ class Policy(_Record):
     `tenant_id="*"` concerns every tenant, each with its own account. `scope_id=None` gives each
     user, tool or label value its own account; an id limits that one (labels: `key` or
     `key=value`). `limit_value` is USD for the measure `cost`, a whole number otherwise.
-    `on_unpriced` says what its calls cost whose model has no price; see `fluxai.costs.unpriced`.
+    `lease` lets each process take such a share of what is left in advance, and decide out of it by
+    itself. `on_unpriced` says what its calls cost whose model has no price; see `fluxai.costs.unpriced`.
     """
 
     tenant_id: Id
@@ -231,6 +239,7 @@ class Policy(_Record):
     currency: str | None = None
     on_unpriced: OnUnpriced = "refuse"
     unpriced_ceiling: Usd | None = None
+    lease: Share | None = None
     id: Id | None = None
 
     if TYPE_CHECKING:
@@ -253,6 +262,7 @@ class Policy(_Record):
             currency: str | None = None,
             on_unpriced: OnUnpriced = "refuse",
             unpriced_ceiling: Amount | None = None,
+            lease: Amount | None = None,
             id: str | None = None,  # noqa: A002 -- the field's name
         ) -> None: ...
 
@@ -300,6 +310,11 @@ class Policy(_Record):
             raise ValueError("fallback_tool_id: goes with decision='downgrade'")
         if self.scope == "tool" and self.scope_id == self.fallback_tool_id is not None:
             raise ValueError("fallback_tool_id: a tool can't fall back to itself")
+        if self.lease is not None:
+            if self.decision not in ("deny", "allow"):
+                raise ValueError("lease: goes with decision='deny' or 'allow'")
+            if self.limit_type in ("per_request", "concurrent"):
+                raise ValueError(f"lease: a {self.limit_type} limit can't be leased; leave it out")
         if self.on_unpriced == "ceiling":
             if not self.unpriced_ceiling:
                 raise ValueError(
