@@ -394,7 +394,7 @@ def _spent_row(event: UsageEvent) -> dict[str, Any]:
     assert isinstance(known, Reservation)  # noqa: S101 -- a lease decides reservations
     source = _lost_row(known)
     row = _reported(event)
-    if event.cost_nanousd > known.amounts[0]:
+    if event.cost_nanousd > known.amounts[0] and "overrun" not in event.flags:
         row["flags"] = (*event.flags, "overrun")
     return row | {
         "id": known.id,

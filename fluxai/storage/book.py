@@ -784,7 +784,7 @@ def _of(item: Settle, reservation: Reservation, *flags: str) -> UsageEvent:
 def _settling(
     event: UsageEvent, reservation: Reservation, uid: int, flags: tuple[str, ...]
 ) -> UsageEvent:
-    if event.cost_nanousd > reservation.amounts[0]:
+    if event.cost_nanousd > reservation.amounts[0] and "overrun" not in event.flags:
         flags = (*flags, "overrun")
     return UsageEvent(
         uid,

@@ -25,6 +25,7 @@ from fluxai.testing.contract.case import Case
 from fluxai.testing.contract.decisions import Decisions
 from fluxai.testing.contract.expiry import Expiry
 from fluxai.testing.contract.invariants import Invariants
+from fluxai.testing.contract.leases import Leases
 from fluxai.testing.contract.lifecycle import Lifecycle
 from fluxai.testing.contract.limits import Limits
 from fluxai.testing.contract.outputs import Outputs
@@ -49,6 +50,7 @@ class StorageContract(
     Approvals,
     Records,
     Alerts,
+    Leases,
     Tenants,
     Verbs,
     Agreement,
