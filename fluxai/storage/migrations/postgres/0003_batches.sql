@@ -32,18 +32,23 @@ DECLARE
     pruned boolean;
     every bigint;
     versions jsonb;
+    -- Lists that stand side by side have their places from the start: one whose first place is left
+    -- out would begin at the second, and `unnest` would put it beside the wrong items.
+    key_places CONSTANT integer[] := ARRAY[jsonb_array_length(batch->'keys')];
+    settle_places CONSTANT integer[] := ARRAY[jsonb_array_length(batch->'settles')];
+    ask_places CONSTANT integer[] := ARRAY[jsonb_array_length(batch->'asks')];
     -- Counters, side by side: those of the batch's keys first, then others that are held in.
     n integer;
     c record;
     turned record;
-    c_id bigint[] := '{}';
-    c_measure integer[] := '{}';
-    c_width bigint[] := '{}';
-    c_head bigint[] := '{}';
-    c_settled bigint[] := '{}';
-    c_reserved bigint[] := '{}';
-    c_dirty boolean[] := '{}';
-    c_stored boolean[] := '{}';
+    c_id bigint[] := array_fill(NULL::bigint, key_places);
+    c_measure integer[] := array_fill(NULL::integer, key_places);
+    c_width bigint[] := array_fill(NULL::bigint, key_places);
+    c_head bigint[] := array_fill(NULL::bigint, key_places);
+    c_settled bigint[] := array_fill(NULL::bigint, key_places);
+    c_reserved bigint[] := array_fill(NULL::bigint, key_places);
+    c_dirty boolean[] := array_fill(NULL::boolean, key_places);
+    c_stored boolean[] := array_fill(NULL::boolean, key_places);
     -- What is posted to buckets of rolling windows.
     p_counter bigint[] := '{}';
     p_bucket bigint[] := '{}';
@@ -74,13 +79,13 @@ DECLARE
     held_id bigint;
     seq bigint;
     s_place integer := 0;
-    s_seq bigint[] := '{}';
-    s_user text[] := '{}';
-    s_tool text[] := '{}';
-    s_labels jsonb[] := '{}';
-    s_decision text[] := '{}';
-    s_counted bigint[] := '{}';
-    s_over boolean[] := '{}';
+    s_seq bigint[] := array_fill(NULL::bigint, settle_places);
+    s_user text[] := array_fill(NULL::text, settle_places);
+    s_tool text[] := array_fill(NULL::text, settle_places);
+    s_labels jsonb[] := array_fill(NULL::jsonb, settle_places);
+    s_decision text[] := array_fill(NULL::text, settle_places);
+    s_counted bigint[] := array_fill(NULL::bigint, settle_places);
+    s_over boolean[] := array_fill(NULL::boolean, settle_places);
     announced boolean := false;
     labelled boolean := false;
     ended uuid[] := '{}';
@@ -89,14 +94,14 @@ DECLARE
     a record;
     known fluxai.reservations;
     a_place integer := 0;
-    a_decision text[] := '{}';
-    a_candidate integer[] := '{}';
-    a_cost bigint[] := '{}';
-    a_tokens bigint[] := '{}';
-    a_requests bigint[] := '{}';
-    a_output bigint[] := '{}';
-    a_need jsonb[] := '{}';
-    a_judged text[] := '{}';
+    a_decision text[] := array_fill(NULL::text, ask_places);
+    a_candidate integer[] := array_fill(NULL::integer, ask_places);
+    a_cost bigint[] := array_fill(NULL::bigint, ask_places);
+    a_tokens bigint[] := array_fill(NULL::bigint, ask_places);
+    a_requests bigint[] := array_fill(NULL::bigint, ask_places);
+    a_output bigint[] := array_fill(NULL::bigint, ask_places);
+    a_need jsonb[] := array_fill(NULL::jsonb, ask_places);
+    a_judged text[] := array_fill(NULL::text, ask_places);
     waiting text[] := '{}';
     none_overdue text[] := '{}';
     -- One candidate at a time.
@@ -285,7 +290,6 @@ BEGIN
         ) AS r ON true
     LOOP
         a_place := a_place + 1;
-        a_decision[a_place] := NULL;
         IF a.known OR a.key IS NOT NULL THEN
             known := NULL;
             IF a.known THEN
@@ -511,7 +515,7 @@ BEGIN
                 WHERE x.seq IS NOT NULL;
         END IF;
     END IF;
-    IF a_cost <> '{}' THEN
+    IF num_nonnulls(VARIADIC a_decision) > 0 THEN
         INSERT INTO fluxai.reservations
             SELECT x.id, x.tenant, x."user", x.labels, x.requested_tool, run_tool[x.candidate],
                 run_model[x.candidate], x.decision,
