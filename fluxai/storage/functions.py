@@ -301,8 +301,11 @@ class FunctionStorage:
             self._call("drop_ended", before_us=self._latest_us, most=ENDED_PER_TIDYING)
             self._call("make_months", now_us=self._latest_us)
         except (StorageError, RefusedData) as error:
-            self.tidying_errors += 1
-            log.warning("%s could not be tidied up; it will be tried again: %s", self._place, error)
+            self._untidied(error)
+
+    def _untidied(self, error: Exception) -> None:
+        self.tidying_errors += 1
+        log.warning("%s could not be tidied up; it will be tried again: %s", self._place, error)
 
     @property
     def _place(self) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fluxai.core.errors import ConfigurationError, StorageError
 from fluxai.storage.batches import encode
-from fluxai.storage.functions import FunctionStorage, RefusedData, Unreachable, newest_version
+from fluxai.storage.functions import FunctionStorage, RefusedData, Unreachable
 from fluxai.storage.statements import load_migrations
 
 if TYPE_CHECKING:
@@ -22,10 +22,23 @@ log = logging.getLogger("fluxai")
 
 #: The first two characters of SQLSTATE say of which class an error is.
 BAD_DATA: Final = ("22",)
+_READ_ONLY: Final = "25006"
 #: The transaction was rolled back for what may pass: a lost connection, a server that stops or
 #: starts, too many connections, a deadlock, a serialisation failure, a lock or a statement that
-#: waited too long.
-PASSING: Final = ("08", "53300", "57P01", "57P02", "57P03", "40001", "40P01", "55P03", "57014")
+#: waited too long, a primary that has become a standby.
+PASSING: Final = (
+    *("08", "53300", "57P01", "57P02", "57P03", "40001", "40P01", "55P03", "57014"),
+    _READ_ONLY,
+)
+#: What the URL may say otherwise. A server that has vanished is noticed within half a minute.
+_CONNECTING: Final[Mapping[str, str | int]] = {
+    "application_name": "fluxai",
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
 _SCHEMES: Final = ("postgresql", "postgres", "postgresql+psycopg")
 #: Of two that migrate at once, one waits for this.
 _MIGRATING: Final = 0x464C5558
@@ -82,23 +95,24 @@ class PostgresStorage(FunctionStorage):
         """
         with self._pool.connection(unlimited=True) as connection:
             version = _version(connection)
-            if version < newest_version():
-                connection.execute("SELECT pg_advisory_lock(%s)", (_MIGRATING,))
-                try:
-                    # Another process may have been faster.
-                    version = _version(connection)
-                    for number, script in sorted(load_migrations("postgres").items()):
-                        if number > version:
-                            with connection.transaction():
-                                connection.execute(script)
-                                connection.execute(
-                                    "INSERT INTO fluxai.migrations (version) VALUES (%s)", (number,)
-                                )
-                finally:
-                    connection.execute("SELECT pg_advisory_unlock(%s)", (_MIGRATING,))
-                version = _version(connection)
+            for number, script in sorted(load_migrations("postgres").items()):
+                if number > version:
+                    with connection.transaction():
+                        # A pooler may lend each transaction another session, so this lock is its.
+                        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATING,))
+                        # Another process may have been faster.
+                        if _version(connection) < number:
+                            connection.execute(script)
+                            connection.execute(
+                                "INSERT INTO fluxai.migrations (version) VALUES (%s)", (number,)
+                            )
+            version = _version(connection)
         self.check_version(version)
-        self._call("make_months", now_us=None)
+        try:
+            self._call("make_months", now_us=None)
+        except Unreachable as error:
+            # Busy: what comes before they are made is kept in the default partitions.
+            self._untidied(error)
 
 
 def _version(connection: psycopg.Connection[Any]) -> int:
@@ -150,7 +164,9 @@ class PooledCaller:
             pool_timeout=pool_timeout_s,
             # A call leaves no transaction open, so nothing is to be rolled back on return.
             pool_reset_on_return=None,
-            connect_args={"connect_timeout": 5, "application_name": "fluxai"},
+            connect_args={
+                name: value for name, value in _CONNECTING.items() if name not in self._url.query
+            },
         )
         sqlalchemy.event.listen(self.engine, "connect", self._connected)
         _reset_after_fork(self.engine)
@@ -158,9 +174,11 @@ class PooledCaller:
 
     def _connected(self, connection: psycopg.Connection[Any], _: Any) -> None:
         with connection.cursor() as cursor:
+            # The functions wait for locks, and then look again: a snapshot from before won't do.
             cursor.execute(
                 "SELECT set_config('statement_timeout', %s, false), "
-                "set_config('lock_timeout', %s, false)",
+                "set_config('lock_timeout', %s, false), "
+                "set_config('default_transaction_isolation', 'read committed', false)",
                 (str(self._timeout_ms), str(self._timeout_ms)),
             )
 
@@ -180,8 +198,8 @@ class PooledCaller:
                 yield driver
                 if unlimited:
                     self._limit(driver, self._timeout_ms)
-            except self._psycopg.Error:
-                if driver.closed or unlimited:
+            except self._psycopg.Error as error:
+                if driver.closed or unlimited or error.sqlstate == _READ_ONLY:
                     lent.invalidate()
                 raise
             except BaseException:

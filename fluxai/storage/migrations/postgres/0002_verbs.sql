@@ -149,7 +149,7 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
         fluxai.sum_of_days(
             of_tenant, of_scope, of_value, of_measure,
             -fluxai.floor_div(-from_us, 86400000000),
-            fluxai.floor_div(least(h.counted_us, to_us), 86400000000))
+            fluxai.floor_div(least(h.counted_us + 1, to_us), 86400000000))
     END FROM fluxai.horizon AS h
 $$;
 
@@ -186,7 +186,7 @@ BEGIN
         settled := fluxai.sum_of_window(
             of_tenant, of_scope, of_value, of_measure, from_us, to_us);
         carried := fluxai.pruned_sum(of_tenant, of_scope, of_value, of_measure, from_us, to_us);
-        stored := stored OR settled <> 0;
+        stored := stored OR settled <> 0 OR carried <> 0;
     END IF;
     FOR held IN SELECT * FROM fluxai.holds(
         of_tenant, of_scope, of_value, of_measure, of_kind, from_us, to_us)
@@ -432,9 +432,9 @@ BEGIN
             SELECT * FROM fluxai.reservations AS o
             WHERE o.tenant = of_tenant AND o.state IN ('pending', 'reserved')
                 AND o.expires_us <= now_us AND o.id <> ALL (ended)
-            ORDER BY o.expires_us LIMIT 256
+            ORDER BY o.expires_us, o.id LIMIT 256
         ) AS late
-        ORDER BY NOT late.counters && touched, late.expires_us LIMIT 64
+        ORDER BY NOT late.counters && touched, late.expires_us, late.id LIMIT 64
     LOOP
         PERFORM fluxai.end_overdue(r, now_us, settle);
         done := done + 1;

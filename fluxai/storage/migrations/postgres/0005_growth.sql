@@ -21,6 +21,8 @@ BEGIN
     IF to_regclass('fluxai.events_' || name) IS NOT NULL THEN
         RETURN false;
     END IF;
+    -- Whoever is looking for what moves finds it where it was, or, afterwards, where it is.
+    LOCK TABLE fluxai.events, fluxai.labels, fluxai.reservations IN ACCESS EXCLUSIVE MODE;
     FOR part IN SELECT * FROM (VALUES
         ('reservations', 'id', quote_literal(fluxai.first_id(month)),
             quote_literal(fluxai.first_id(next))),
@@ -44,7 +46,9 @@ $$;
 -- Make the partitions of a month and the two that follow, of this month where no instant is given;
 -- say how many months are new.
 CREATE FUNCTION fluxai.make_months(now_us bigint) RETURNS integer
-LANGUAGE plpgsql SET search_path = '' AS $$
+LANGUAGE plpgsql SET search_path = ''
+-- Whoever comes behind this waits as well, and the default partitions will do for a while.
+SET lock_timeout = '2s' AS $$
 DECLARE
     month timestamptz;
     made integer := 0;
