@@ -126,11 +126,12 @@ DECLARE
     most numeric;
     least_output bigint;
 BEGIN
-    SELECT h.counted_us, h.counted_us > -62104060800000000 INTO horizon_us, pruned
-    FROM fluxai.horizon AS h;
     SELECT jsonb_object_agg(l.tenant, l.version) INTO versions FROM fluxai.lock_tenants(
         ARRAY(SELECT jsonb_array_elements_text(batch->'tenants'))) AS l;
     every := fluxai.version('*');
+    -- Not before the locks: whoever prunes has them all.
+    SELECT h.counted_us, h.counted_us > -62104060800000000 INTO horizon_us, pruned
+    FROM fluxai.horizon AS h;
 
     -- Plans: those that were compiled from other rules are stale.
     IF batch ? 'texts' THEN
@@ -593,7 +594,7 @@ BEGIN
     SELECT jsonb_agg(jsonb_build_array(o.tenant, o.id)) INTO late FROM (
         SELECT f.tenant, f.id FROM fluxai.reservations AS f
         WHERE f.state IN ('pending', 'reserved') AND f.expires_us <= now_us
-        ORDER BY f.expires_us LIMIT most
+        ORDER BY f.expires_us, f.id LIMIT most
     ) AS o;
     PERFORM fluxai.lock_tenants(
         ARRAY(SELECT DISTINCT o->>0 FROM jsonb_array_elements(late) AS o ORDER BY 1));
@@ -602,7 +603,7 @@ BEGIN
             LATERAL fluxai.find(o->>0, (o->>1)::uuid) AS f
         -- Somebody may have resolved or extended it before its tenant was locked.
         WHERE f.state IN ('pending', 'reserved') AND f.expires_us <= now_us
-        ORDER BY f.expires_us
+        ORDER BY f.expires_us, f.id
     LOOP
         IF fluxai.end_overdue(r, now_us, settle) THEN
             settled := settled + 1;
@@ -618,6 +619,8 @@ $$;
 -- measure, kind, start, policy, share, limit, committed, at.)
 CREATE FUNCTION fluxai.announce(raised jsonb) RETURNS jsonb
 LANGUAGE sql SET search_path = '' AS $$
+    -- One at a time, so that alerts can be read in the order of their numbers, and none is skipped.
+    SELECT pg_advisory_xact_lock(1089478144::bigint << 32 | 1);
     WITH fresh AS (
         INSERT INTO fluxai.alerts (
             tenant, scope, value, measure, kind, start_us, policy_id, share, "limit", committed,
@@ -651,7 +654,12 @@ DECLARE
     concerned text[] := scopes;
     change jsonb;
 BEGIN
+    -- One at a time.
+    PERFORM pg_advisory_xact_lock(1089478144::bigint << 32 | 2);
     IF '*' = ANY (scopes) AND unfed <> '[]' THEN
+        -- A tenant that is just beginning may be opening counters by the old rules: it comes first,
+        -- or after this.
+        LOCK TABLE fluxai.versions IN SHARE ROW EXCLUSIVE MODE;
         concerned := ARRAY(SELECT v.tenant FROM fluxai.versions AS v UNION SELECT unnest(scopes));
     END IF;
     PERFORM fluxai.lock_tenants(concerned);
