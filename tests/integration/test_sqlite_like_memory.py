@@ -16,6 +16,7 @@ from fluxai.core.windows import DAY_US, HOUR_US, MINUTE_US
 from fluxai.storage.base import (
     Adjust,
     Approve,
+    Ask,
     Change,
     Claim,
     Extend,
@@ -26,7 +27,7 @@ from fluxai.storage.base import (
 )
 from fluxai.storage.memory import MemoryStorage
 from fluxai.storage.sqlite import SqliteStorage
-from tests.unit.storage.making import CENT, NOON_US, USD, Limit, Maker, plan_for
+from tests.unit.storage.making import CENT, NOON_US, TTL_US, USD, Limit, Maker, plan_for
 
 if TYPE_CHECKING:
     from fluxai.core.ledger import CounterKey, Plan
@@ -79,13 +80,12 @@ class LikeMemory(RuleBasedStateMachine):
 
     held = Bundle("held")
     recorded = Bundle("recorded")
+    folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        path = Path(self.folder.name) / "ledger.db"
         self.memory = MemoryStorage()
-        self.files = (SqliteStorage(path), SqliteStorage(path))
+        self.files = self.open_stores()
         for file in self.files:
             file.migrate()
         self.maker = Maker(1)
@@ -94,12 +94,20 @@ class LikeMemory(RuleBasedStateMachine):
         self.version = (0, 0)
         self.keys: dict[CounterKey, int] = {}
         self.steps = 0
+        self.ticks = 0
+
+    def open_stores(self) -> tuple[Any, Any]:
+        """Open two stores on one file, or on what a subclass compares."""
+        self.folder = tempfile.TemporaryDirectory()
+        path = Path(self.folder.name) / "ledger.db"
+        return SqliteStorage(path), SqliteStorage(path)
 
     def teardown(self) -> None:
         """Let go of the file."""
         for file in self.files:
             file.close()
-        self.folder.cleanup()
+        if self.folder is not None:
+            self.folder.cleanup()
 
     # -- helpers ----------------------------------------------------------------------------
 
@@ -112,7 +120,17 @@ class LikeMemory(RuleBasedStateMachine):
         self.keys.update(plan.candidates[0].keys)
         return plan
 
-    def file(self) -> SqliteStorage:
+    def tick(self) -> int:
+        """Return a few microseconds more each time: which of two holds ends first is not left open."""
+        self.ticks += 1
+        return self.ticks
+
+    def ask(self, plan: Plan, cost: int, tick: int, ttl_us: int = TTL_US, **options: Any) -> Ask:
+        """Make an ask."""
+        ask = self.maker.ask(plan, cost, at_us=self.at_us, ttl_us=ttl_us + tick, **options)
+        return ask._replace(approval_expires_us=ask.approval_expires_us + tick)
+
+    def file(self) -> Any:
         """Return one of the stores on the file, by turns."""
         self.steps += 1
         return self.files[self.steps % 2]
@@ -163,14 +181,14 @@ class LikeMemory(RuleBasedStateMachine):
         self, subject: _Subject, cents: int, key: str | None, digest: str | None, ttl_us: int
     ) -> _Pair | None:
         """Ask for a hold."""
-        uid = self.maker.new_id(self.at_us)
+        uid, tick = self.maker.new_id(self.at_us), self.tick()
 
         def step(store: Any, _: int) -> Any:
             return store.reserve_one(
-                self.maker.ask(
+                self.ask(
                     self.plan(subject, self.at_us),
                     cents * CENT,
-                    at_us=self.at_us,
+                    tick,
                     uid=uid,
                     key=key,
                     digest=digest,
@@ -184,14 +202,12 @@ class LikeMemory(RuleBasedStateMachine):
     @rule(subjects=st.lists(subjects, min_size=2, max_size=6), cents=cents)
     def reserve_many(self, subjects: list[_Subject], cents: int) -> None:
         """Ask for several holds in one batch."""
-        uids = [self.maker.new_id(self.at_us) for _ in subjects]
+        uids = [(self.maker.new_id(self.at_us), self.tick()) for _ in subjects]
 
         def step(store: Any, _: int) -> Any:
             asks = [
-                self.maker.ask(
-                    self.plan(subject, self.at_us), cents * CENT, at_us=self.at_us, uid=uid
-                )
-                for subject, uid in zip(subjects, uids, strict=True)
+                self.ask(self.plan(subject, self.at_us), cents * CENT, tick, uid=uid)
+                for subject, (uid, tick) in zip(subjects, uids, strict=True)
             ]
             return [shape(answer) for answer in store.reserve(asks)]
 
@@ -232,7 +248,7 @@ class LikeMemory(RuleBasedStateMachine):
         if pair is None:
             return
         named = {"tenant": "acme", "uid": pair[0].uid, "at_us": self.at_us}
-        until_us = self.at_us + HOUR_US
+        until_us = self.at_us + HOUR_US + self.tick()
         items: dict[str, Callable[[int], Any]] = {
             "release": lambda _: Release(**named),
             "extend": lambda _: Extend(**named, expires_us=until_us),
@@ -245,6 +261,7 @@ class LikeMemory(RuleBasedStateMachine):
     def claim(self, pair: _Pair | None, digest: str | None, claim: str) -> None:
         """Take an approved reservation for its run."""
         if pair is not None:
+            until_us = self.at_us + HOUR_US + self.tick()
             self.resolve(
                 lambda _: Claim(
                     tenant="acme",
@@ -252,7 +269,7 @@ class LikeMemory(RuleBasedStateMachine):
                     at_us=self.at_us,
                     digest=digest or "",
                     claim=claim,
-                    expires_us=self.at_us + HOUR_US,
+                    expires_us=until_us,
                 )
             )
 
