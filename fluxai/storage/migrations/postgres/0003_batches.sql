@@ -668,7 +668,14 @@ BEGIN
             (expected->>0)::bigint <> fluxai.version('*')
             OR (expected->>1)::bigint <> fluxai.version(s)))
     THEN
-        RETURN false;
+        -- Or it is these very changes that raised it, and the answer to that was lost.
+        RETURN NOT EXISTS (
+            SELECT FROM unnest(scopes) AS s WHERE (expected->>0)::bigint <> fluxai.version('*')
+                OR (expected->>1)::bigint + 1 <> fluxai.version(s)
+        ) AND NOT EXISTS (
+            SELECT FROM jsonb_array_elements(changes) AS c WHERE nullif(c->'body', 'null')
+                IS DISTINCT FROM (SELECT r.body FROM fluxai.records AS r
+                    WHERE r.kind = c->>'kind' AND r.scope = c->>'scope' AND r.id = c->>'id'));
     END IF;
     FOR change IN SELECT * FROM jsonb_array_elements(changes) LOOP
         IF jsonb_typeof(change->'body') = 'object' THEN
