@@ -272,11 +272,12 @@ RETURN div(fixed + per_output * output_tokens + 999999, 1000000)::bigint;
 -- -- sums of what there is ----------------------------------------------------------------------
 
 -- Sum the events of one scope, in buckets of a width, or all in one where there is none.
+-- (`prune` calls it with the owner's rights, hence its path; see there.)
 CREATE FUNCTION fluxai.sums(
     of_tenant text, of_scope text, of_value text, of_measure text, from_us bigint, to_us bigint,
     width_us bigint
 ) RETURNS TABLE (bucket bigint, amount bigint)
-LANGUAGE plpgsql STABLE SET search_path = '' AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF from_us >= to_us THEN
         RETURN;
@@ -681,8 +682,9 @@ $$;
 -- -- locks --------------------------------------------------------------------------------------
 
 -- Lock tenants until the transaction ends, always in the same order, and return their versions.
+-- (`prune` calls it with the owner's rights, hence its path; see there.)
 CREATE FUNCTION fluxai.lock_tenants(names text[]) RETURNS TABLE (tenant text, version bigint)
-LANGUAGE plpgsql SET search_path = '' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF (SELECT count(*) FROM fluxai.versions AS v WHERE v.tenant = ANY (names)) < cardinality(names)
     THEN
@@ -2152,6 +2154,10 @@ INSERT INTO fluxai.migrations (version) VALUES (4);
 -- =================================================================================================
 
 -- Months: partitions are made ahead, and old ones pruned whole.
+--
+-- Both take the owner's rights (see 0006). What runs with these names `pg_temp` last: where a path does
+-- not name it, it comes first, and a caller's temporary type called `timestamptz` would be taken for the
+-- real one, together with whatever code its check runs.
 
 CREATE FUNCTION fluxai.micros(instant timestamptz) RETURNS bigint
 LANGUAGE sql IMMUTABLE STRICT
@@ -2165,7 +2171,7 @@ RETURN (lpad(to_hex((extract(epoch FROM instant) * 1000)::bigint), 12, '0')
 
 -- Make one month's partitions; what is in the default partitions already moves there.
 CREATE FUNCTION fluxai.make_month(month timestamptz) RETURNS boolean
-LANGUAGE plpgsql SET search_path = '' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     name text := to_char(month AT TIME ZONE 'UTC', 'YYYY_MM');
     next timestamptz := (month AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC';
@@ -2197,7 +2203,7 @@ $$;
 -- Make the partitions of a month and the two that follow, of this month where no instant is given;
 -- say how many months are new.
 CREATE FUNCTION fluxai.make_months(now_us bigint) RETURNS integer
-LANGUAGE plpgsql SET search_path = '' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     month timestamptz;
     made integer := 0;
@@ -2220,7 +2226,7 @@ $$;
 -- up to is carried on in the counters that count them, and stays in the daily sums; ids and times up
 -- to there are refused from now on. Returns the names of the months.
 CREATE FUNCTION fluxai.prune(before_us bigint) RETURNS jsonb
-LANGUAGE plpgsql SET search_path = '' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     pruned jsonb := '[]';
     name text;
@@ -2399,15 +2405,19 @@ BEGIN
     END LOOP;
     IF EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = 'service_role') THEN
         GRANT USAGE ON SCHEMA fluxai, fluxai_api TO service_role;
-        GRANT ALL ON ALL TABLES IN SCHEMA fluxai TO service_role;
+        -- Not ALL: with TRIGGER it could let the owner run code of its own, when months are pruned.
+        REVOKE ALL ON ALL TABLES IN SCHEMA fluxai, fluxai_api FROM service_role;
+        REVOKE ALL ON ALL SEQUENCES IN SCHEMA fluxai FROM service_role;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA fluxai TO service_role;
+        REVOKE INSERT, UPDATE, DELETE ON fluxai.migrations FROM service_role;
         GRANT SELECT ON ALL TABLES IN SCHEMA fluxai_api TO service_role;
-        GRANT ALL ON ALL SEQUENCES IN SCHEMA fluxai TO service_role;
+        GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA fluxai TO service_role;
         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA fluxai, fluxai_api TO service_role;
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = 'authenticated') THEN
         GRANT USAGE ON SCHEMA fluxai_api TO authenticated;
         GRANT SELECT ON ALL TABLES IN SCHEMA fluxai_api TO authenticated;
-        GRANT USAGE ON SCHEMA fluxai TO authenticated;
+        -- Views know their tables without a name, so the schema `fluxai` itself stays closed.
         GRANT EXECUTE ON FUNCTION fluxai.tenant_of_token() TO authenticated;
         FOREACH shown IN ARRAY ARRAY[
             'events', 'reservations', 'approvals', 'counters', 'days', 'alerts']

@@ -85,7 +85,8 @@ def schema_sql(*, after: int = 0) -> str:
     for number, script in sorted(migrations.items()):
         if number > after:
             parts.append(f"\n{_RULE}\n-- Version {number}\n{_RULE}\n\n{script.rstrip()}\n\n")
-            parts.append(f"INSERT INTO fluxai.migrations (version) VALUES ({number});\n")
+            noted = "INSERT INTO fluxai.migrations (version) VALUES ({});\n"
+            parts.append(noted.format(number))
     return "".join([*parts, _END])
 
 

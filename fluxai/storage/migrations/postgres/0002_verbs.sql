@@ -38,11 +38,12 @@ RETURN div(fixed + per_output * output_tokens + 999999, 1000000)::bigint;
 -- -- sums of what there is ----------------------------------------------------------------------
 
 -- Sum the events of one scope, in buckets of a width, or all in one where there is none.
+-- (`prune` calls it with the owner's rights, hence its path; see there.)
 CREATE FUNCTION fluxai.sums(
     of_tenant text, of_scope text, of_value text, of_measure text, from_us bigint, to_us bigint,
     width_us bigint
 ) RETURNS TABLE (bucket bigint, amount bigint)
-LANGUAGE plpgsql STABLE SET search_path = '' AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF from_us >= to_us THEN
         RETURN;
@@ -447,8 +448,9 @@ $$;
 -- -- locks --------------------------------------------------------------------------------------
 
 -- Lock tenants until the transaction ends, always in the same order, and return their versions.
+-- (`prune` calls it with the owner's rights, hence its path; see there.)
 CREATE FUNCTION fluxai.lock_tenants(names text[]) RETURNS TABLE (tenant text, version bigint)
-LANGUAGE plpgsql SET search_path = '' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF (SELECT count(*) FROM fluxai.versions AS v WHERE v.tenant = ANY (names)) < cardinality(names)
     THEN

@@ -1,4 +1,8 @@
 -- Months: partitions are made ahead, and old ones pruned whole.
+--
+-- Both take the owner's rights (see 0006). What runs with these names `pg_temp` last: where a path does
+-- not name it, it comes first, and a caller's temporary type called `timestamptz` would be taken for the
+-- real one, together with whatever code its check runs.
 
 CREATE FUNCTION fluxai.micros(instant timestamptz) RETURNS bigint
 LANGUAGE sql IMMUTABLE STRICT
@@ -12,7 +16,7 @@ RETURN (lpad(to_hex((extract(epoch FROM instant) * 1000)::bigint), 12, '0')
 
 -- Make one month's partitions; what is in the default partitions already moves there.
 CREATE FUNCTION fluxai.make_month(month timestamptz) RETURNS boolean
-LANGUAGE plpgsql SET search_path = '' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     name text := to_char(month AT TIME ZONE 'UTC', 'YYYY_MM');
     next timestamptz := (month AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC';
@@ -46,7 +50,7 @@ $$;
 -- Make the partitions of a month and the two that follow, of this month where no instant is given;
 -- say how many months are new.
 CREATE FUNCTION fluxai.make_months(now_us bigint) RETURNS integer
-LANGUAGE plpgsql SET search_path = ''
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 -- Whoever comes behind this waits as well, and the default partitions will do for a while.
 SET lock_timeout = '2s' AS $$
 DECLARE
@@ -71,7 +75,7 @@ $$;
 -- up to is carried on in the counters that count them, and stays in the daily sums; ids and times up
 -- to there are refused from now on. Returns the names of the months.
 CREATE FUNCTION fluxai.prune(before_us bigint) RETURNS jsonb
-LANGUAGE plpgsql SET search_path = '' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     pruned jsonb := '[]';
     name text;

@@ -104,15 +104,19 @@ BEGIN
     END LOOP;
     IF EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = 'service_role') THEN
         GRANT USAGE ON SCHEMA fluxai, fluxai_api TO service_role;
-        GRANT ALL ON ALL TABLES IN SCHEMA fluxai TO service_role;
+        -- Not ALL: with TRIGGER it could let the owner run code of its own, when months are pruned.
+        REVOKE ALL ON ALL TABLES IN SCHEMA fluxai, fluxai_api FROM service_role;
+        REVOKE ALL ON ALL SEQUENCES IN SCHEMA fluxai FROM service_role;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA fluxai TO service_role;
+        REVOKE INSERT, UPDATE, DELETE ON fluxai.migrations FROM service_role;
         GRANT SELECT ON ALL TABLES IN SCHEMA fluxai_api TO service_role;
-        GRANT ALL ON ALL SEQUENCES IN SCHEMA fluxai TO service_role;
+        GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA fluxai TO service_role;
         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA fluxai, fluxai_api TO service_role;
     END IF;
     IF EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = 'authenticated') THEN
         GRANT USAGE ON SCHEMA fluxai_api TO authenticated;
         GRANT SELECT ON ALL TABLES IN SCHEMA fluxai_api TO authenticated;
-        GRANT USAGE ON SCHEMA fluxai TO authenticated;
+        -- Views know their tables without a name, so the schema `fluxai` itself stays closed.
         GRANT EXECUTE ON FUNCTION fluxai.tenant_of_token() TO authenticated;
         FOREACH shown IN ARRAY ARRAY[
             'events', 'reservations', 'approvals', 'counters', 'days', 'alerts']
