@@ -108,10 +108,8 @@ def test_an_upgrade_ends_where_the_whole_script_does(
     for version, script in sorted(load_migrations("postgres").items()):
         if version <= older:
             run(supabase_database.owner_url, script)
-            run(
-                supabase_database.owner_url,
-                f"INSERT INTO fluxai.migrations (version) VALUES ({version})",
-            )
+            noted = "INSERT INTO fluxai.migrations (version) VALUES ({})"
+            run(supabase_database.owner_url, noted.format(version))
     upgrade = schema_sql(after=older)
     assert f"-- Version {newest}\n" in upgrade
     assert f"-- Version {older}\n" not in upgrade

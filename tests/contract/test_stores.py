@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 pytest.register_assert_rewrite("fluxai.testing.contract")
 
-from fluxai.testing import StorageContract  # noqa: E402 -- after the line above
+from fluxai.storage.base import Storage  # noqa: E402 -- after the line above
+from fluxai.storage.supabase import SupabaseStorage  # noqa: E402
+from fluxai.testing import StorageContract  # noqa: E402
+from tests.servers.ledger import Ledger, Project, make_ledger  # noqa: E402
+from tests.servers.postgres import Databases  # noqa: E402
 
 
 class TestMemory(StorageContract):
@@ -24,9 +29,34 @@ class TestPostgres(StorageContract):
     """The PostgreSQL store."""
 
     @pytest.fixture
-    def storage_url(self, postgres_url: str) -> str:
-        """Return the URL of an empty database."""
-        return postgres_url
+    def storage_url(self, ledger: Ledger) -> str:
+        """Return the URL of a database without a row."""
+        return ledger.url
+
+
+class TestOldestPostgres(StorageContract):
+    """The PostgreSQL store on the oldest release that is installed."""
+
+    @pytest.fixture(scope="session")
+    def oldest_ledger(self, oldest_postgres_server: Databases) -> Iterator[Ledger]:
+        """Return a migrated database."""
+        with make_ledger(oldest_postgres_server) as made:
+            yield made
+
+    @pytest.fixture
+    def storage_url(self, oldest_ledger: Ledger) -> str:
+        """Return the URL of a database without a row."""
+        oldest_ledger.empty()
+        return oldest_ledger.url
+
+
+class TestSupabase(StorageContract):
+    """The Supabase store, through a real REST server and the unmodified client."""
+
+    @pytest.fixture
+    def make_storage(self, project: Project) -> Callable[[], Storage]:
+        """Return a function that opens a project without a row."""
+        return lambda: SupabaseStorage(project.api.url, key=project.api.service_key)
 
 
 class TestSqlite(StorageContract):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from tests.servers import postgres, postgrest
+from tests.servers.ledger import Ledger, Project, make_ledger, make_project
 from tests.servers.postgres import Databases, PostgresServer
 from tests.servers.postgrest import Postgrest
 from tests.servers.supabase import SupabaseDatabase, create_supabase_database
@@ -94,3 +95,46 @@ def start_postgrest(
             return started.enter_context(Postgrest.start(supabase_database, schemas=schemas))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def shared_ledger(postgres_server: Databases) -> Iterator[Ledger]:
+    """Return a migrated database; ask for `ledger`, which is empty."""
+    with make_ledger(postgres_server) as made:
+        yield made
+
+
+@pytest.fixture
+def ledger(shared_ledger: Ledger) -> Iterator[Ledger]:
+    """Return a migrated database without a row, the same one again and again."""
+    shared_ledger.empty()
+    yield shared_ledger
+    shared_ledger.empty()
+
+
+@pytest.fixture(scope="session")
+def shared_project(postgres_server: Databases, postgrest_program: None) -> Iterator[Project]:
+    """Return a project of Supabase with its REST server; ask for `project`, which is empty."""
+    with make_project(postgres_server) as made:
+        yield made
+
+
+@pytest.fixture
+def project(shared_project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """Return a project without a row, the same one again and again; `supabase://` opens it."""
+    shared_project.empty()
+    monkeypatch.setenv("SUPABASE_URL", shared_project.api.url)
+    monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", shared_project.api.service_key)
+    yield shared_project
+    shared_project.api.proxy.heal()
+    shared_project.empty()
+
+
+@pytest.fixture(scope="session")
+def oldest_postgres_server() -> Iterator[Databases]:
+    """Return a server of the oldest installed release, or skip where there is but one, or none."""
+    installed = postgres.available()
+    if os.environ.get(_URL) or len({binaries.major for binaries in installed}) < 2:
+        pytest.skip("one release of PostgreSQL is tried; the oldest is not installed beside it")
+    with PostgresServer.start(installed[-1]) as server:
+        yield server
