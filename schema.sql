@@ -117,7 +117,7 @@ CREATE TABLE fluxai.reservations (
     exact text,  -- the event that corrected an estimated settlement
     counters bigint[] NOT NULL,
     plan bigint, -- what it was judged by
-    judged jsonb NOT NULL, -- and the numbers of that moment
+    judged text NOT NULL, -- and the numbers of that moment, JSON
     PRIMARY KEY (id, tenant)
 ) PARTITION BY RANGE (id);
 CREATE INDEX reservations_by_key ON fluxai.reservations (tenant, key) WHERE key IS NOT NULL;
@@ -241,17 +241,17 @@ INSERT INTO fluxai.migrations (version) VALUES (1);
 -- -- arithmetic ---------------------------------------------------------------------------------
 
 CREATE FUNCTION fluxai.floor_div(a bigint, b bigint) RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN a >= 0 THEN a / b ELSE -((b - 1 - a) / b) END;
 
 -- How long a bucket of a rolling window is; NULL for windows of other kinds.
 CREATE FUNCTION fluxai.bucket_us(kind text) RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN kind LIKE 'rolling:%' THEN (split_part(kind, ':', 2)::bigint + 59) / 60 END;
 
 -- Which of (cost, tokens, requests, open holds) a counter counts, from 1.
 CREATE FUNCTION fluxai.measure_of(measure text, kind text) RETURNS integer
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
     WHEN kind = 'concurrent' THEN 4 WHEN measure = 'cost' THEN 1 WHEN measure = 'tokens' THEN 2
     ELSE 3
@@ -259,13 +259,13 @@ END;
 
 -- When a UUIDv7 was made, to the millisecond.
 CREATE FUNCTION fluxai.made_us(id uuid) RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint * 1000;
 
 -- What a need costs with so many output tokens: nano-USD, rounded up once.
 CREATE FUNCTION fluxai.cost_of(fixed numeric, per_output numeric, output_tokens bigint)
 RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN div(fixed + per_output * output_tokens + 999999, 1000000)::bigint;
 
 
@@ -1084,6 +1084,53 @@ BEGIN
 END
 $$;
 
+-- Enter what was spent out of a lease, once, and hold no more of it than is to be kept.
+CREATE FUNCTION fluxai.report(item jsonb) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = '' AS $$
+DECLARE
+    r fluxai.reservations;
+    spent jsonb := (
+        SELECT coalesce(jsonb_agg(e), '[]') FROM jsonb_array_elements(item->'events') AS e
+        WHERE NOT EXISTS (
+            SELECT FROM fluxai.events AS f WHERE f.tenant = item->>'tenant' AND f.id = e->>'id'));
+    one jsonb;
+    e fluxai.events;
+    keep bigint[];
+BEGIN
+    SELECT * INTO r FROM fluxai.find(item->>'tenant', (item->>'id')::uuid);
+    IF NOT FOUND OR r.state NOT IN ('pending', 'reserved') AND spent <> '[]' THEN
+        RETURN '["unknown", "reservation"]';
+    ELSIF r.state NOT IN ('pending', 'reserved') THEN
+        RETURN jsonb_build_array('reservation', fluxai.reservation_json(r));
+    ELSIF spent <> '[]' AND ((item #>> '{version,0}')::bigint <> fluxai.version('*')
+        OR (item #>> '{version,1}')::bigint <> fluxai.version(r.tenant))
+    THEN
+        RETURN jsonb_build_array('stale', fluxai.version('*'), fluxai.version(r.tenant));
+    END IF;
+    FOR one IN SELECT * FROM jsonb_array_elements(spent) LOOP
+        e := jsonb_populate_record(NULL::fluxai.events, one);
+        PERFORM fluxai.post(
+            r.counters, ARRAY[e.cost, e.tokens, e.requests, 0], e.counted_us, e.at_us);
+        PERFORM fluxai.add_event(e);
+        INSERT INTO fluxai.reservations
+            SELECT * FROM jsonb_populate_record(NULL::fluxai.reservations, one->'source');
+    END LOOP;
+    keep := ARRAY[
+        least(r.cost, (item #>> '{keep,0}')::bigint), least(r.tokens, (item #>> '{keep,1}')::bigint),
+        least(r.requests, (item #>> '{keep,2}')::bigint),
+        least(r.concurrent, (item #>> '{keep,3}')::bigint)];
+    PERFORM fluxai.hold(r.counters, ARRAY[
+        keep[1] - r.cost, keep[2] - r.tokens, keep[3] - r.requests, keep[4] - r.concurrent], 1);
+    UPDATE fluxai.reservations AS o
+    SET cost = keep[1], tokens = keep[2], requests = keep[3], concurrent = keep[4]
+    WHERE o.id = r.id AND o.tenant = r.tenant;
+    IF keep[1] = 0 AND keep[2] = 0 AND keep[3] = 0 THEN
+        PERFORM fluxai.finish(r.tenant, r.id, 'released', (item->'at_us')::bigint);
+    END IF;
+    RETURN jsonb_build_array('reservation', fluxai.found_json(r.tenant, r.id));
+END
+$$;
+
 INSERT INTO fluxai.migrations (version) VALUES (2);
 
 -- =================================================================================================
@@ -1110,19 +1157,20 @@ $$;
 
 -- Carry out a batch of items of many callers in one transaction. No item of a batch may build on
 -- another one of it. Returns an answer per item: its number, what became of it, and the rest.
-CREATE FUNCTION fluxai.carry_out(batch jsonb) RETURNS jsonb
+CREATE FUNCTION fluxai.carry_out(batch jsonb) RETURNS json
 LANGUAGE plpgsql SET search_path = ''
 -- Everything is found by its key: a plan that was made while a table was small must not stay with
 -- reading it whole.
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
-    answers jsonb[] := '{}';
+    -- Texts of JSON: of what the most calls need, no value is built that is only to be written.
+    answers text[] := '{}';
     now_us bigint := batch->'now_us';
     settle_on_expiry boolean := batch->'settle_on_expiry';
     horizon_us bigint;
+    pruned boolean;
     every bigint;
-    locked record;
-    versions jsonb := '{}';
+    versions jsonb;
     -- Counters, side by side: those of the batch's keys first, then others that are held in.
     n integer;
     c record;
@@ -1149,7 +1197,7 @@ DECLARE
     key_from integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'key_from'));
     key_to integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'key_to'));
     key_counter integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'key_counter'));
-    windows jsonb[] := ARRAY(SELECT jsonb_array_elements(batch->'windows'));
+    windows text[] := ARRAY(SELECT jsonb_array_elements_text(batch->'windows'));
     run_tool text[] := ARRAY(SELECT jsonb_array_elements_text(batch->'tool'));
     run_model text[] := ARRAY(SELECT jsonb_array_elements_text(batch->'model'));
     check_from integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'check_from'));
@@ -1187,7 +1235,7 @@ DECLARE
     a_requests bigint[] := '{}';
     a_output bigint[] := '{}';
     a_need jsonb[] := '{}';
-    a_judged jsonb[] := '{}';
+    a_judged text[] := '{}';
     waiting text[] := '{}';
     none_overdue text[] := '{}';
     -- One candidate at a time.
@@ -1205,19 +1253,17 @@ DECLARE
     denies boolean;
     decision text;
     note text;
-    steps jsonb;
+    steps text;
     committed bigint[];
     settled bigint[];
     headroom numeric;
     most numeric;
     least_output bigint;
 BEGIN
-    SELECT h.counted_us INTO horizon_us FROM fluxai.horizon AS h;
-    FOR locked IN SELECT * FROM fluxai.lock_tenants(
-        ARRAY(SELECT jsonb_array_elements_text(batch->'tenants')))
-    LOOP
-        versions := versions || jsonb_build_object(locked.tenant, locked.version);
-    END LOOP;
+    SELECT h.counted_us, h.counted_us > -62104060800000000 INTO horizon_us, pruned
+    FROM fluxai.horizon AS h;
+    SELECT jsonb_object_agg(l.tenant, l.version) INTO versions FROM fluxai.lock_tenants(
+        ARRAY(SELECT jsonb_array_elements_text(batch->'tenants'))) AS l;
     every := fluxai.version('*');
 
     -- Plans: those that were compiled from other rules are stale.
@@ -1247,37 +1293,33 @@ BEGIN
     END IF;
 
     -- Counters of the keys. (Tenant, scope, value, measure, kind, start, end.)
-    FOR c IN
-        SELECT e.k, e.n, f.id, f.settled, f.reserved, f.head
-        FROM jsonb_array_elements(batch->'keys') WITH ORDINALITY AS e (k, n)
-        LEFT JOIN fluxai.counters AS f ON f.tenant = e.k->>0 AND f.scope = e.k->>1
-            AND f.value = e.k->>2 AND f.measure = e.k->>3 AND f.kind = e.k->>4
-            AND f.start_us = (e.k->>5)::bigint
-        ORDER BY e.n
-    LOOP
-        n := c.n;
-        c_measure[n] := fluxai.measure_of(c.k->>3, c.k->>4);
-        c_width[n] := fluxai.bucket_us(c.k->>4);
-        c_dirty[n] := false;
-        IF c.id IS NULL AND n = ANY (idle) THEN
-            c_stored[n] := true;
-            CONTINUE;
-        ELSIF c.id IS NULL THEN
+    SELECT array_agg(f.id ORDER BY e.n), array_agg(f.settled ORDER BY e.n),
+        array_agg(f.reserved ORDER BY e.n), array_agg(f.head ORDER BY e.n),
+        array_agg(fluxai.measure_of(e.k->>3, e.k->>4) ORDER BY e.n),
+        array_agg(fluxai.bucket_us(e.k->>4) ORDER BY e.n),
+        array_agg(false), array_agg(true)
+    INTO c_id, c_settled, c_reserved, c_head, c_measure, c_width, c_dirty, c_stored
+    FROM jsonb_array_elements(batch->'keys') WITH ORDINALITY AS e (k, n)
+    LEFT JOIN fluxai.counters AS f ON f.tenant = e.k->>0 AND f.scope = e.k->>1
+        AND f.value = e.k->>2 AND f.measure = e.k->>3 AND f.kind = e.k->>4
+        AND f.start_us = (e.k->>5)::bigint;
+    -- Without any key these are NULL, which no array may be.
+    c_id := coalesce(c_id, '{}');
+    FOR n IN 1 .. cardinality(c_id) LOOP
+        IF c_id[n] IS NULL AND n <> ALL (idle) THEN
+            need := batch->'keys'->(n - 1);
             SELECT * INTO c FROM fluxai.open_counter(
-                c.k->>0, c.k->>1, c.k->>2, c.k->>3, c.k->>4, (c.k->>5)::bigint, (c.k->>6)::bigint,
-                now_us, false);
+                need->>0, need->>1, need->>2, need->>3, need->>4, (need->>5)::bigint,
+                (need->>6)::bigint, now_us, false);
+            c_id[n] := c.id;
+            c_settled[n] := c.settled;
+            c_reserved[n] := c.reserved;
+            c_head[n] := c.head;
             c_stored[n] := c.stored;
-        ELSE
-            c_stored[n] := true;
-        END IF;
-        c_id[n] := c.id;
-        c_settled[n] := c.settled;
-        c_reserved[n] := c.reserved;
-        c_head[n] := c.head;
-        IF c_width[n] IS NOT NULL THEN
-            turned := fluxai.turn(c.id, c.head, c_width[n], now_us);
-            c_settled[n] := c.settled - turned.gone;
-            c_dirty[n] := c_stored[n] AND turned.head > c.head;
+        ELSIF c_head[n] IS NOT NULL THEN
+            turned := fluxai.turn(c_id[n], c_head[n], c_width[n], now_us);
+            c_settled[n] := c_settled[n] - turned.gone;
+            c_dirty[n] := turned.head > c_head[n];
             c_head[n] := turned.head;
         END IF;
     END LOOP;
@@ -1312,20 +1354,27 @@ BEGIN
             announced := true;
         END IF;
         amounts := ARRAY[s.cost, s.tokens, s.requests, 0];
-        FOREACH held_id IN ARRAY s.counters LOOP
-            n := array_position(c_id, held_id);
-            IF n IS NULL THEN
-                SELECT * INTO c FROM fluxai.counters AS f WHERE f.id = held_id;
-                CONTINUE WHEN NOT FOUND;
+        IF NOT s.counters <@ c_id THEN
+            FOR c IN SELECT f.*, fluxai.measure_of(f.measure, f.kind) AS counts,
+                    fluxai.bucket_us(f.kind) AS width
+                FROM fluxai.counters AS f
+                WHERE f.id = ANY (s.counters) AND f.id <> ALL (c_id)
+            LOOP
                 n := cardinality(c_id) + 1;
-                c_id[n] := held_id;
-                c_measure[n] := fluxai.measure_of(c.measure, c.kind);
-                c_width[n] := fluxai.bucket_us(c.kind);
+                c_id[n] := c.id;
+                c_measure[n] := c.counts;
+                c_width[n] := c.width;
                 c_settled[n] := c.settled;
                 c_reserved[n] := c.reserved;
                 c_head[n] := c.head;
+                c_dirty[n] := false;
                 c_stored[n] := true;
-            END IF;
+            END LOOP;
+        END IF;
+        FOREACH held_id IN ARRAY s.counters LOOP
+            n := array_position(c_id, held_id);
+            -- One that was dropped since counts nothing any more.
+            CONTINUE WHEN n IS NULL;
             j := c_measure[n];
             c_reserved[n] := c_reserved[n] - s.held[j];
             c_dirty[n] := true;
@@ -1351,8 +1400,6 @@ BEGIN
         s_over[s_place] := s.cost > s.held[1];
         labelled := labelled OR s.labels <> '{}';
         ended := ended || s.id;
-        UPDATE fluxai.reservations AS r SET state = 'settled', resolved_us = s.at_us
-        WHERE r.id = s.id AND r.tenant = s.tenant;
         IF s.cost > s.held[1] OR s.tokens > s.held[2] OR s.requests > s.held[3] THEN
             -- More than was held: the shares of limits have to be looked at.
             answers := answers || jsonb_build_array(s.i, 'over', seq, s.decision, s_over[s_place], (
@@ -1360,9 +1407,9 @@ BEGIN
                     f.scope, f.value, f.measure, f.kind, f.start_us,
                     c_settled[array_position(c_id, f.id)] + c_reserved[array_position(c_id, f.id)]))
                 FROM fluxai.counters AS f WHERE f.id = ANY (s.counters)),
-                fluxai.found_json(s.tenant, s.id));
+                fluxai.found_json(s.tenant, s.id))::text;
         ELSE
-            answers := answers || jsonb_build_array(s.i, 'done', seq, s.decision);
+            answers := answers || ('[' || s.i || ',"done",' || seq || ',"' || s.decision || '"]');
         END IF;
     END LOOP;
 
@@ -1392,19 +1439,20 @@ BEGIN
                 END IF;
             END IF;
             IF known.id IS NOT NULL THEN
-                answers := answers || CASE WHEN known.digest IS DISTINCT FROM a.digest
+                answers := answers || (CASE WHEN known.digest IS DISTINCT FROM a.digest
                     THEN jsonb_build_array(a.i, 'key_used', known.id)
-                    ELSE jsonb_build_array(a.i, 'reservation', fluxai.reservation_json(known)) END;
+                    ELSE jsonb_build_array(a.i, 'reservation', fluxai.reservation_json(known))
+                    END)::text;
                 CONTINUE;
             END IF;
         END IF;
         IF plan_stale[a.plan] THEN
             answers := answers || jsonb_build_array(
-                a.i, 'stale', every, (versions->>a.tenant)::bigint);
+                a.i, 'stale', every, (versions->>a.tenant)::bigint)::text;
             CONTINUE;
         END IF;
-        IF fluxai.made_us(a.id) < horizon_us THEN
-            answers := answers || jsonb_build_array(a.i, 'pruned');
+        IF pruned AND fluxai.made_us(a.id) < horizon_us THEN
+            answers := answers || jsonb_build_array(a.i, 'pruned')::text;
             CONTINUE;
         END IF;
         tried := false;
@@ -1412,7 +1460,7 @@ BEGIN
         <<judging>>
         LOOP
             k := 0;
-            steps := '[]';
+            steps := '';
             LOOP
                 g := plan_first[a.plan] + k;
                 IF k = 0 AND a.cost IS NOT NULL THEN
@@ -1469,8 +1517,10 @@ BEGIN
                     committed := committed || (c_settled[n] + c_reserved[n]);
                     settled := settled || c_settled[n];
                 END LOOP;
-                steps := steps || jsonb_build_array(
-                    jsonb_build_array(k, output, amounts, committed, settled, windows[g]));
+                steps := steps || CASE WHEN k > 0 THEN ',[' ELSE '[' END || k || ',' || output || ',['
+                    || array_to_string(amounts, ',') || '],['
+                    || array_to_string(committed, ',') || '],['
+                    || array_to_string(settled, ',') || '],' || windows[g] || ']';
                 EXIT WHEN acted = 0 OR check_code[acted] <> 3 OR k > 0 OR check_fallback[acted] <= 0
                     OR jsonb_typeof(a.more->(check_fallback[acted] - 1)) <> 'array';
                 k := check_fallback[acted];
@@ -1535,9 +1585,10 @@ BEGIN
             a_requests[a_place] := amounts[3];
             a_output[a_place] := output;
             a_need[a_place] := need;
-            a_judged[a_place] := steps;
+            a_judged[a_place] := '[' || steps || ']';
         END IF;
-        answers := answers || jsonb_build_array(a.i, 'decided', decision, steps, note);
+        answers := answers || ('[' || a.i || ',"decided","' || decision || '",[' || steps
+            || CASE WHEN note IS NULL THEN '],null]' ELSE '],"' || note || '"]' END);
     END LOOP;
 
     -- Write it.
@@ -1553,6 +1604,12 @@ BEGIN
             ON CONFLICT ON CONSTRAINT buckets_pkey DO UPDATE SET amount = b.amount + excluded.amount;
     END IF;
     IF announced THEN
+        UPDATE fluxai.reservations AS r SET state = 'settled', resolved_us = x.at_us
+        FROM ROWS FROM (
+            jsonb_to_recordset(batch->'settles') AS (id uuid, tenant text, at_us bigint),
+            unnest(s_seq)
+        ) AS x (id, tenant, at_us, seq)
+        WHERE x.seq IS NOT NULL AND r.id = x.id AND r.tenant = x.tenant;
         INSERT INTO fluxai.events
             SELECT x.seq, x.tenant, x.id, x.id::uuid, x.at_us, x.counted_us, x."user", x.tool,
                 x.model, x.cost, x.tokens, x.requests, x.usage, x.labels, x.decision,
@@ -1640,9 +1697,10 @@ BEGIN
             WHEN 'approve' THEN fluxai.approve(s.item)
             WHEN 'reject' THEN fluxai.reject(s.item)
             WHEN 'claim' THEN fluxai.claim(s.item)
-        END);
+            WHEN 'report' THEN fluxai.report(s.item)
+        END)::text;
     END LOOP;
-    RETURN to_jsonb(answers);
+    RETURN '[' || array_to_string(answers, ',') || ']';
 END
 $$;
 
@@ -1650,7 +1708,7 @@ $$;
 CREATE FUNCTION fluxai.room(
     headroom bigint, measure integer, fixed numeric, per_output numeric, input bigint
 ) RETURNS numeric
-LANGUAGE sql IMMUTABLE STRICT
+LANGUAGE sql IMMUTABLE
 RETURN CASE
     WHEN measure = 2 THEN headroom - input
     WHEN per_output > 0 THEN div(headroom::numeric * 1000000 - fixed, per_output)
