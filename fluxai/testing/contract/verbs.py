@@ -81,6 +81,29 @@ class Verbs(Case):
         ]
         assert held_at(storage, tenant) == (0, 5 * DIME)
 
+    def test_an_item_that_changes_nothing_shifts_none_behind_it(
+        self, storage: Storage, tenant: str
+    ) -> None:
+        """Of a batch that begins with a refusal, or a repeat, each item gets what is its own."""
+        plan, uids = one_limit(tenant, DOLLAR), ids()
+        asks = [make_ask(plan, next(uids), cost_of(cost)) for cost in (11 * DIME, DIME, 2 * DIME)]
+        refused, *held = storage.reserve(asks)
+        assert isinstance(refused, Reservation)
+        assert refused.decision == "denied"
+        for reservation, cost in zip(held, (DIME, 2 * DIME), strict=True):
+            assert isinstance(reservation, Reservation)
+            found = storage.find(tenant, reservation.uid)
+            assert found is not None
+            assert (found.final_tool, found.amounts[0]) == ("tool", cost)
+        first, second = (one for one in held if isinstance(one, Reservation))
+        storage.resolve_one(settle_at(first, DIME))
+        storage.resolve([settle_at(first, DIME), settle_at(second, 3 * DIME)])
+        for reservation, cost in ((first, DIME), (second, 3 * DIME)):
+            event = storage.find_event(tenant, reservation.uid)
+            assert event is not None
+            assert (event.cost_nanousd, event.source.final_tool) == (cost, "tool")
+        assert held_at(storage, tenant) == (4 * DIME, 0)
+
     def test_an_id_is_held_once(self, storage: Storage, tenant: str) -> None:
         """The repeat of a reserve whose answer was lost gets that answer, and holds no more."""
         plan, uids = one_limit(tenant, DOLLAR), ids()
