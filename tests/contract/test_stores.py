@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,7 @@ pytest.register_assert_rewrite("fluxai.testing.contract")
 from fluxai.storage.base import Storage  # noqa: E402 -- after the line above
 from fluxai.storage.supabase import SupabaseStorage  # noqa: E402
 from fluxai.testing import StorageContract  # noqa: E402
-from tests.servers.ledger import Ledger, Project, make_ledger  # noqa: E402
-from tests.servers.postgres import Databases  # noqa: E402
+from tests.servers.ledger import Ledger, Project  # noqa: E402
 
 
 class TestMemory(StorageContract):
@@ -37,16 +36,9 @@ class TestPostgres(StorageContract):
 class TestOldestPostgres(StorageContract):
     """The PostgreSQL store on the oldest release that is installed."""
 
-    @pytest.fixture(scope="session")
-    def oldest_ledger(self, oldest_postgres_server: Databases) -> Iterator[Ledger]:
-        """Return a migrated database."""
-        with make_ledger(oldest_postgres_server) as made:
-            yield made
-
     @pytest.fixture
     def storage_url(self, oldest_ledger: Ledger) -> str:
         """Return the URL of a database without a row."""
-        oldest_ledger.empty()
         return oldest_ledger.url
 
 

@@ -10,35 +10,77 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import psycopg
 import pytest
 
 from fluxai import AsyncGovernor, Governor, Policy
 from tests.integration import workers
 from tests.integration.ledger_worker import TENANT, TOOL, prepare, spend
+from tests.servers.ledger import Ledger, Project
 
 CALLERS = 64
 DOLLAR = 1_000_000_000
 
-#: A store joins by one line.
-STORES: dict[str, Callable[[Path], str]] = {
-    "memory": lambda _: "memory://",
-    "sqlite": lambda folder: f"sqlite:///{folder}/ledger.db",
-}
+STORES = ("memory", "sqlite", "postgres", "supabase")
 SHARED = [name for name in STORES if name != "memory"]
+
+#: What a budget has spent and holds, by plain SQL: no code of ours adds anything up.
+_SPENT = (
+    "SELECT (SELECT coalesce(sum(cost), 0) FROM {0}events) + (SELECT coalesce(sum(cost), 0)"
+    " FROM {0}reservations WHERE state IN ('pending', 'reserved'))"
+)
+
+
+class Store(NamedTuple):
+    """An empty store: how a governor opens it, and a look at its rows past the governor."""
+
+    url: str
+    look: Callable[[], dict[str, int]]
+
+
+def make_store(name: str, request: pytest.FixtureRequest, folder: Path) -> Store:
+    """Return an empty store of one kind."""
+    match name:
+        case "memory":
+            return Store("memory://", dict)
+        case "sqlite":
+            path = folder / "ledger.db"
+            return Store(f"sqlite:///{path}", lambda: rows_of_file(path))
+        case "postgres":
+            ledger: Ledger = request.getfixturevalue("ledger")
+            return Store(ledger.url, lambda: rows_of_database(ledger.url))
+        case _:
+            # Its URL and key are in the environment, also of processes that are started.
+            project: Project = request.getfixturevalue("project")
+            return Store("supabase://", lambda: rows_of_database(project.admin_url))
+
+
+def rows_of_file(path: Path) -> dict[str, int]:
+    """Look at a SQLite file."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        ((spent,),) = connection.execute(_SPENT.format(""))
+    return {"limit": spent}
+
+
+def rows_of_database(url: str) -> dict[str, int]:
+    """Look at a PostgreSQL database, on a connection of one's own."""
+    with psycopg.connect(url) as connection:
+        ((spent,),) = connection.execute(_SPENT.format("fluxai."))
+    return {"limit": int(spent)}
 
 
 @pytest.fixture(params=STORES)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return the URL of an empty store, of each kind."""
-    return STORES[request.param](tmp_path)
+    return make_store(request.param, request, tmp_path).url
 
 
 @pytest.fixture(params=SHARED)
-def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URL of an empty store that processes can share."""
-    return STORES[request.param](tmp_path)
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Return an empty store that processes can share, of each kind."""
+    return make_store(request.param, request, tmp_path)
 
 
 @contextmanager
@@ -72,21 +114,6 @@ def budgets_of(governor: Governor) -> dict[str, int]:
         budget.policy_id: int((budget.settled + budget.reserved) * DOLLAR)
         for budget in governor.budgets(TENANT)
     }
-
-
-def rows_of(url: str) -> Callable[[], dict[str, int]]:
-    """Return a look at a SQLite file with plain SQL: no code of ours adds anything up."""
-
-    def look() -> dict[str, int]:
-        path = url.removeprefix("sqlite:///")
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-            ((spent,),) = connection.execute(
-                "SELECT (SELECT coalesce(sum(cost), 0) FROM events) + (SELECT coalesce(sum(cost), 0)"
-                " FROM reservations WHERE state IN ('pending', 'reserved'))"
-            )
-        return {"limit": spent}
-
-    return look
 
 
 def spent_by(governor: Governor) -> Decimal:
@@ -169,24 +196,24 @@ def test_many_threads_on_overlapping_budgets(url: str) -> None:
         assert total.reserved == held
 
 
-def test_processes_get_exactly_what_there_is(shared_url: str) -> None:
-    """Four processes of sixteen threads each on one file: ten dimes of a dollar, no more."""
-    with Governor(shared_url) as governor:
+def test_processes_get_exactly_what_there_is(shared: Store) -> None:
+    """Four processes of sixteen threads each on one store: ten dimes of a dollar, no more."""
+    with Governor(shared.url) as governor:
         prepare(governor, "1.00")
-        with workers.started(shared_url, "burst", *[[16]] * 4) as processes:
+        with workers.started(shared.url, "burst", *[[16]] * 4) as processes:
             said = workers.finished(processes)
         assert sum(one["admitted"] for one in said) == 10
         assert governor.verify().ok
 
 
-def test_many_processes_spend_no_cent_too_many_and_lose_none(shared_url: str) -> None:
-    """Four processes at random under a watcher that reads the file itself: the sum is theirs."""
-    with Governor(shared_url) as governor:
+def test_many_processes_spend_no_cent_too_many_and_lose_none(shared: Store) -> None:
+    """Four processes at random under a watcher that reads the rows itself: the sum is theirs."""
+    with Governor(shared.url) as governor:
         prepare(governor, "30")
         with (
-            watched(rows_of(shared_url), {"limit": 30 * DOLLAR}) as over,
+            watched(shared.look, {"limit": 30 * DOLLAR}) as over,
             workers.started(
-                shared_url, "load", *[[1_000 * number, 4, 40] for number in range(4)]
+                shared.url, "load", *[[1_000 * number, 4, 40] for number in range(4)]
             ) as processes,
         ):
             said = workers.finished(processes)

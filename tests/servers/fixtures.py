@@ -22,6 +22,7 @@ from tests.servers.tcp_proxy import TcpProxy
 
 _URL = "FLUXAI_TEST_POSTGRES_URL"
 _VERSION = "FLUXAI_TEST_POSTGRES_VERSION"
+_SEVERAL = 2
 
 StartPostgrest = Callable[..., Postgrest]
 
@@ -131,10 +132,18 @@ def project(shared_project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 @pytest.fixture(scope="session")
-def oldest_postgres_server() -> Iterator[Databases]:
-    """Return a server of the oldest installed release, or skip where there is but one, or none."""
+def shared_oldest_ledger() -> Iterator[Ledger]:
+    """Return a migrated database on the oldest installed release; ask for `oldest_ledger`."""
     installed = postgres.available()
-    if os.environ.get(_URL) or len({binaries.major for binaries in installed}) < 2:
-        pytest.skip("one release of PostgreSQL is tried; the oldest is not installed beside it")
-    with PostgresServer.start(installed[-1]) as server:
-        yield server
+    if os.environ.get(_URL) or len({binaries.major for binaries in installed}) < _SEVERAL:
+        pytest.skip("one release of PostgreSQL is tried: no older one is installed beside it")
+    with PostgresServer.start(installed[-1]) as server, make_ledger(server) as made:
+        yield made
+
+
+@pytest.fixture
+def oldest_ledger(shared_oldest_ledger: Ledger) -> Iterator[Ledger]:
+    """Return a migrated database without a row on the oldest release, or skip where it is the only one."""
+    shared_oldest_ledger.empty()
+    yield shared_oldest_ledger
+    shared_oldest_ledger.empty()
