@@ -33,7 +33,11 @@ import fluxai
 from fluxai.cli.app import app
 from fluxai.core import errors
 from fluxai.models import Model
+from fluxai.storage.memory import MemoryStorage
+from fluxai.storage.postgres import PostgresStorage
+from fluxai.storage.sqlite import SqliteStorage
 from fluxai.storage.statements import load_migrations
+from fluxai.storage.supabase import SupabaseStorage
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -303,10 +307,34 @@ def test_the_reference_names_every_table_and_migration() -> None:
     """Each table of the schema is in the reference, and each migration in the change log."""
     text = _reference("storage")
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    for number, script in load_migrations("sqlite").items():
-        assert f"{number:04}" in changes
-        tables = re.findall(r"^CREATE TABLE (\w+)", script, re.MULTILINE)
-        assert [table for table in tables if f"`{table}`" not in text] == []
+    for backend in ("sqlite", "postgres"):
+        for number, script in load_migrations(backend).items():
+            assert f"{number:04}" in changes
+            found = re.findall(r"^CREATE TABLE (?:fluxai\.)?(\w+)", script, re.MULTILINE)
+            # Default partitions are part of their tables.
+            tables = [table for table in found if not table.endswith("_other")]
+            assert [table for table in tables if f"`{table}`" not in text] == []
+
+
+def test_the_reference_names_every_option_of_a_store() -> None:
+    """Each argument of a store's constructor, beside its URL, is in the reference."""
+    text = _reference("storage")
+    options = {
+        name
+        for store in (MemoryStorage, SqliteStorage, PostgresStorage, SupabaseStorage)
+        for name in inspect.signature(store).parameters
+        if name not in {"url", "path"}
+    }
+    assert sorted(name for name in options if f"`{name}`" not in text) == []
+
+
+def test_the_supabase_guide_names_what_tenants_can_read() -> None:
+    """Each view of `fluxai_api` is on the page."""
+    text = (DOCS / "how-to" / "run-on-supabase.md").read_text(encoding="utf-8")
+    scripts = "".join(load_migrations("postgres").values())
+    views = re.findall(r"CREATE VIEW fluxai_api\.(\w+)", scripts)
+    assert views
+    assert [view for view in views if f"`{view}`" not in text] == []
 
 
 def test_the_readme_names_every_extra() -> None:

@@ -9,10 +9,13 @@ import base64
 import contextlib
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -26,7 +29,9 @@ from tests.servers.fixtures import StartPostgrest
 from tests.servers.ledger import Project
 from tests.servers.postgrest import Postgrest
 from tests.servers.supabase import SupabaseDatabase, make_secret, sign
+from tests.test_docs import blocks_of
 
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "run-on-supabase.md"
 OURS, THEIRS = "acme", "globex"
 API = "fluxai_api"
 
@@ -772,3 +777,15 @@ class TestRemedies:
         monkeypatch.setenv("SUPABASE_URL", "http://127.0.0.1:1")
         with pytest.raises(ConfigurationError, match="SUPABASE_SERVICE_ROLE_KEY"):
             Governor("supabase://")
+
+
+# -- the guide --------------------------------------------------------------------------------
+
+
+def test_the_first_program_of_the_guide_runs(project: Project, tmp_path: Path) -> None:
+    """It needs nothing but the two variables, and prints what was spent."""
+    (block,) = (one for one in blocks_of(GUIDE) if one.text.startswith("# first_program.py"))
+    program = tmp_path / "first_program.py"
+    program.write_text(block.text, encoding="utf-8")
+    ran = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
+    assert (ran.stdout, ran.stderr) == ("0.10\n", "")
