@@ -10,6 +10,8 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 
+import pytest
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -17,6 +19,7 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
 from fluxai import (
@@ -39,7 +42,9 @@ from fluxai.core.windows import from_us
 from fluxai.models import ModelRegistry
 from fluxai.storage.base import Storage
 from fluxai.storage.memory import MemoryStorage
+from fluxai.storage.postgres import PostgresStorage
 from fluxai.storage.sqlite import SqliteStorage
+from fluxai.storage.supabase import SupabaseStorage
 from fluxai.testing import FakeClock
 from tests.property.crashes import Crash, crash_at_next_commit
 from tests.property.ledger_model import (
@@ -58,6 +63,7 @@ from tests.property.ledger_model import (
     Verdict,
     Who,
 )
+from tests.servers.ledger import Ledger, Project
 
 T = TypeVar("T")
 TENANTS = ("acme", "globex")
@@ -682,5 +688,63 @@ class SqliteMachine(LedgerMachine):
         shutil.rmtree(self.folder)
 
 
+class ServerMachine(LedgerMachine):
+    """A store on a database server, whose processes have connections of their own and no memory."""
+
+    def __init__(self, ledger: Ledger, open_one: Callable[[], Storage]) -> None:
+        super().__init__()
+        ledger.empty()
+        self.open_one = open_one
+        self.others: list[Storage] = []
+
+    def open_storage(self) -> Storage:
+        return self.open_one()
+
+    @rule(way=st.sampled_from(["again", "hand over", "back"]))
+    def change_process(self, way: str) -> None:
+        """A process ends, or another one takes over."""
+        match way:
+            case "again":
+                self.storage.close()
+                self.open()
+            case "hand over":
+                self.others.append(self.storage)
+                self.open()
+            case _ if self.others:
+                # The first one goes on, with whatever it remembers.
+                self.others.append(self.storage)
+                self.use(self.others.pop(0))
+
+    def teardown(self) -> None:
+        super().teardown()
+        for other in self.others:
+            other.close()
+
+
+def run_on_server(ledger: Ledger, open_one: Callable[[], Storage]) -> None:
+    """Run the machine on a server: ten examples, or a fortieth where the profile has many."""
+    profile = settings()
+    fewer = settings(
+        profile,
+        max_examples=max(10, profile.max_examples // 40),
+        # Each step is some forty calls of the server.
+        suppress_health_check=[*profile.suppress_health_check, HealthCheck.too_slow],
+    )
+    run_state_machine_as_test(lambda: ServerMachine(ledger, open_one), settings=fewer)  # type: ignore[no-untyped-call]
+
+
 TestMemoryMachine = MemoryMachine.TestCase
 TestSqliteMachine = SqliteMachine.TestCase
+
+
+@pytest.mark.hypothesis
+def test_postgres(ledger: Ledger) -> None:
+    """The PostgreSQL store agrees with the model."""
+    run_on_server(ledger, lambda: PostgresStorage(ledger.url, pool_size=2))
+
+
+@pytest.mark.hypothesis
+def test_supabase(project: Project) -> None:
+    """So does the Supabase store, through its REST server."""
+    api = project.api
+    run_on_server(project, lambda: SupabaseStorage(api.url, key=api.service_key))
