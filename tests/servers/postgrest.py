@@ -126,6 +126,11 @@ class Postgrest:
         """Wait until PostgREST reaches its database, after that was away."""
         self._wait(self._is_ready)
 
+    def restart(self) -> None:
+        """End the server and start it again, on the same port and behind the same proxy."""
+        self._program.end(signal.SIGTERM)
+        self._start()
+
     def close(self) -> None:
         """End the server and remove its folder."""
         self.proxy.close()
