@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fluxai.core.errors import StorageError
@@ -60,6 +61,10 @@ ENDED_PER_TIDYING: Final = 1_000
 FIRED_REMEMBERED_MAX: Final = 10_000
 PLANS_REMEMBERED_MAX: Final = 100_000
 DIFFERENCES_MAX: Final = 1_000
+#: Three tables, three months ahead and one past, and room for others that make some too.
+PARTITIONS_AT_ONCE_MAX: Final = 20
+#: How long to come back for a moment in which a month can be pruned.
+PRUNING_PATIENCE_S: Final = 60.0
 #: Between tries: doubled from the first to the last, and cut at random, so that many do not return
 #: together.
 _FIRST_PAUSE_S: Final = 0.02
@@ -68,6 +73,21 @@ _LAST_PAUSE_S: Final = 1.0
 
 class Unreachable(StorageError):
     """The database gave no answer, or asked to try again: whether it did anything is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """What became of old months.
+
+    Attributes:
+        months: Those that are gone, `2026-01`, oldest first.
+        stays: The first that was old enough and is still needed, None where there is none.
+        because: What it is needed for.
+    """
+
+    months: tuple[str, ...]
+    stays: str | None = None
+    because: str | None = None
 
 
 class RefusedData(Exception):
@@ -299,13 +319,23 @@ class FunctionStorage:
         self._items_untidy = 0
         try:
             self._call("drop_ended", before_us=self._latest_us, most=ENDED_PER_TIDYING)
-            self._call("make_months", now_us=self._latest_us)
+            self._make_months(self._latest_us)
         except (StorageError, RefusedData) as error:
             self._untidied(error)
 
     def _untidied(self, error: Exception) -> None:
         self.tidying_errors += 1
         log.warning("%s could not be tidied up; it will be tried again: %s", self._place, error)
+
+    def _make_months(self, now_us: int | None) -> None:
+        """Make partitions ahead, each in a transaction of its own.
+
+        Whoever is in the way is not waited for: next time will do, and until then rows go to the
+        default partition.
+        """
+        for _ in range(PARTITIONS_AT_ONCE_MAX):
+            if self._read("make_months", now_us=now_us) != 1:
+                return
 
     @property
     def _place(self) -> str:
@@ -492,15 +522,50 @@ class FunctionStorage:
             at_us += took_us
         return best[1] if best is not None and abs(best[1]) > best[0] else 0
 
-    def prune(self, before_us: int) -> list[str]:
+    def prune(self, before_us: int, *, on_month: Callable[[str], object] | None = None) -> Pruned:
         """Drop the months that ended before an instant, and remember their sums.
 
+        Balances, verdicts and daily sums stay as they are; the events and reservations are gone. Ids
+        and times up to the end of the last month that was pruned are refused from then on.
+
+        Args:
+            before_us: Not in the future, and 35 days ago at least: windows that last a month must
+                not be cut.
+            on_month: Is told each month that is gone.
+
         Returns:
-            Their names, `2026_01`. Months in which something is open, or which a rolling window
-            still counts, stay.
+            The months, and which one has to stay.
+
+        Raises:
+            StorageError: Others were in the way all the time. What is pruned until then is pruned.
         """
-        found: list[str] = self._read("prune", before_us=before_us)
-        return found
+        months: list[str] = []
+        until_s = time.monotonic() + PRUNING_PATIENCE_S
+        while found := self._read("prune", before_us=before_us):
+            if "stays" in found:
+                return Pruned(
+                    months=tuple(months), stays=found["stays"], because=found["because"]
+                )
+            if "pruned" in found:
+                months.append(found["pruned"])
+                if on_month is not None:
+                    on_month(months[-1])
+            elif time.monotonic() > until_s:
+                raise StorageError(
+                    f"{self._place}: others use the ledger without a pause; prune it later"
+                )
+            else:
+                # Those that waited for us come first.
+                time.sleep(random.uniform(0.1, 0.5))  # noqa: S311 -- not a secret
+        return Pruned(months=tuple(months))
+
+    def rebuild(self) -> None:
+        """Make every sum again from the events and open reservations that are there.
+
+        For when `verify` finds a difference. Nobody else changes anything meanwhile; that may take
+        minutes.
+        """
+        self._read("rebuild")
 
     def close(self) -> None:
         """Finish what is queued and let go of every connection."""

@@ -108,11 +108,7 @@ class PostgresStorage(FunctionStorage):
                             )
             version = _version(connection)
         self.check_version(version)
-        try:
-            self._call("make_months", now_us=None)
-        except Unreachable as error:
-            # Busy: what comes before they are made is kept in the default partitions.
-            self._untidied(error)
+        self._make_months(None)
 
 
 def _version(connection: psycopg.Connection[Any]) -> int:
@@ -265,7 +261,7 @@ class PooledCaller:
 
 
 #: What may take long.
-_UNLIMITED: Final = frozenset({"verify", "prune", "rebuild_days", "make_months", "drop_ended"})
+_UNLIMITED: Final = frozenset({"verify", "prune", "rebuild", "make_months", "drop_ended"})
 
 
 def _hopeless(said: str) -> bool:

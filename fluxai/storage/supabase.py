@@ -92,7 +92,7 @@ class SupabaseStorage(FunctionStorage):
             StorageError: It has none, or another one; or the key may not govern.
         """
         self.check_version(int(self._read("schema_version")))
-        self._read("make_months", now_us=None)
+        self._make_months(None)
 
 
 class RestCaller:

@@ -93,14 +93,23 @@ BEGIN
 END
 $$;
 
+-- With which day the whole days of a window end: with one that it cuts only where that was pruned.
+CREATE FUNCTION fluxai.end_day(to_us bigint) RETURNS bigint
+LANGUAGE sql STABLE SET search_path = ''
+RETURN (
+    SELECT CASE WHEN to_us <= h.counted_us THEN -fluxai.floor_div(-to_us, 86400000000)
+        ELSE fluxai.floor_div(to_us, 86400000000) END
+    FROM fluxai.horizon AS h);
+
 -- Sum the events of one scope in a window: whole days from the daily sums, the edges event by event.
+-- Of what was pruned only whole days are left: they count where they begin.
 CREATE FUNCTION fluxai.sum_of_window(
     of_tenant text, of_scope text, of_value text, of_measure text, from_us bigint, to_us bigint
 ) RETURNS bigint
 LANGUAGE plpgsql STABLE SET search_path = '' AS $$
 DECLARE
     first_day bigint := -fluxai.floor_div(-from_us, 86400000000);
-    end_day bigint := fluxai.floor_div(to_us, 86400000000);
+    end_day bigint := fluxai.end_day(to_us);
 BEGIN
     IF of_scope = 'label' OR first_day >= end_day THEN
         RETURN coalesce(
@@ -150,7 +159,7 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
         fluxai.sum_of_days(
             of_tenant, of_scope, of_value, of_measure,
             -fluxai.floor_div(-from_us, 86400000000),
-            fluxai.floor_div(least(h.counted_us + 1, to_us), 86400000000))
+            -fluxai.floor_div(-least(h.counted_us + 1, to_us), 86400000000))
     END FROM fluxai.horizon AS h
 $$;
 
@@ -555,7 +564,9 @@ BEGIN
             RETURN '["lost"]';
         END IF;
         r := jsonb_populate_record(NULL::fluxai.reservations, item->'source');
-        IF r.counted_us <= (SELECT h.counted_us FROM fluxai.horizon AS h) THEN
+        IF least(r.counted_us, fluxai.made_us(r.id))
+            <= (SELECT h.counted_us FROM fluxai.horizon AS h)
+        THEN
             RETURN '["unknown", "reservation"]';
         END IF;
         refusal := fluxai.unplanned(item, NULL);
@@ -572,6 +583,9 @@ BEGIN
     END IF;
     IF r.state = 'settled' THEN
         first := fluxai.event_json(r.tenant, r.id::text);
+        IF first IS NULL THEN -- pruned: it was counted just before its id's month began
+            RETURN '["unknown", "reservation"]';
+        END IF;
         latest := coalesce(fluxai.event_json(r.tenant, r.exact), first);
         IF latest->>'outcome' = item->>'outcome' OR estimated AND first->'flags' ? 'estimated' THEN
             RETURN jsonb_build_array('settled', fluxai.reservation_json(r), NULL);
@@ -678,7 +692,11 @@ BEGIN
     IF refusal IS NOT NULL THEN
         RETURN refusal;
     END IF;
-    IF (item->'counted_us')::bigint <= (SELECT h.counted_us FROM fluxai.horizon AS h) THEN
+    -- A UUIDv7 says when it was made, so one that may have been pruned is known by that.
+    IF least((item->'counted_us')::bigint, CASE WHEN (item->'by_uuid')::boolean
+            AND substr(item->>'key', 15, 1) = '7' THEN fluxai.made_us((item->>'key')::uuid) END)
+        <= (SELECT h.counted_us FROM fluxai.horizon AS h)
+    THEN
         RETURN '["pruned"]';
     END IF;
     refusal := fluxai.unplanned(item, NULL);

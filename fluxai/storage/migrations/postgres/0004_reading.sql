@@ -189,18 +189,18 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
 $$;
 
 -- Sums of events by user, tool and model: whole UTC days from the daily sums, the edges event by
--- event.
+-- event. Of what was pruned only whole days are left: they count where they begin.
 CREATE FUNCTION fluxai.read_usage(of_tenant text, from_us bigint, to_us bigint) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = '' AS $$
 DECLARE
     first_day bigint := -fluxai.floor_div(-from_us, 86400000000);
-    end_day bigint := fluxai.floor_div(to_us, 86400000000);
+    end_day bigint := fluxai.end_day(to_us);
     first_us bigint := to_us;
     last_us bigint := to_us;
 BEGIN
     IF first_day < end_day THEN
         first_us := first_day * 86400000000;
-        last_us := end_day * 86400000000;
+        last_us := least(end_day * 86400000000, to_us);
     END IF;
     RETURN (
         SELECT coalesce(jsonb_agg(jsonb_build_array(
@@ -305,7 +305,7 @@ LANGUAGE sql STABLE SET search_path = '' AS $$
         SELECT d.tenant, d.day, d."user", d.tool, d.model, 0, 0, 0, 0, d.cost, d.tokens, d.requests,
             d.events
         FROM fluxai.days AS d, fluxai.horizon AS h
-        WHERE d.day >= fluxai.floor_div(h.counted_us, 86400000000)
+        WHERE d.day >= fluxai.floor_div(h.counted_us + 1, 86400000000)
     ),
     labelled AS (
         SELECT count(*) AS found, coalesce(sum(l.cost), 0) AS cost FROM fluxai.labels AS l

@@ -65,7 +65,7 @@ BEGIN
         FROM pg_catalog.pg_proc AS p
         WHERE p.pronamespace = 'fluxai'::regnamespace AND (p.proname LIKE 'read\_%' OR p.proname IN (
             'carry_out', 'expire', 'announce', 'apply', 'drop_ended', 'verify', 'make_months',
-            'prune', 'rebuild_days', 'schema_version'))
+            'prune', 'rebuild', 'schema_version'))
     LOOP
         EXECUTE format(
             'CREATE FUNCTION fluxai_api.%1$I(%2$s) RETURNS %3$s LANGUAGE sql %4$s '
