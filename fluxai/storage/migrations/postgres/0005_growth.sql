@@ -256,13 +256,15 @@ END
 $$;
 
 -- Make every sum again from the events and open reservations that are there: daily sums, labels and
--- counters. A counter in which nothing is carried is dropped: it opens again when it is needed.
+-- counters, with what is carried in them.
 CREATE FUNCTION fluxai.rebuild() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     first_day bigint;
     c fluxai.counters;
+    width bigint;
     held bigint;
+    spent bigint;
 BEGIN
     PERFORM fluxai.lock_tenants(ARRAY(SELECT v.tenant FROM fluxai.versions AS v));
     SELECT fluxai.floor_div(h.counted_us + 1, 86400000000) INTO first_day FROM fluxai.horizon AS h;
@@ -275,9 +277,7 @@ BEGIN
     INSERT INTO fluxai.labels
         SELECT e.tenant, l.key || '=' || l.value, e.counted_us, e.seq, e.cost, e.tokens, e.requests
         FROM fluxai.events AS e, LATERAL jsonb_each_text(e.labels) AS l;
-    DELETE FROM fluxai.counters AS k WHERE k.carried = 0;
-    DELETE FROM fluxai.buckets AS b
-    WHERE NOT EXISTS (SELECT FROM fluxai.counters AS k WHERE k.id = b.counter);
+    DELETE FROM fluxai.buckets;
     FOR c IN SELECT * FROM fluxai.counters LOOP
         WITH open AS (
             SELECT * FROM fluxai.holds(
@@ -287,10 +287,21 @@ BEGIN
             WHERE r.id = o.id AND r.tenant = c.tenant AND NOT c.id = ANY (r.counters)
         )
         SELECT coalesce(sum(o.amount), 0) INTO held FROM open AS o;
-        UPDATE fluxai.counters AS k SET reserved = held, settled = k.carried + coalesce((
-            SELECT sum(f.amount) FROM fluxai.sums(
+        spent := 0;
+        width := fluxai.bucket_us(c.kind);
+        IF width IS NOT NULL THEN
+            INSERT INTO fluxai.buckets
+                SELECT c.id, f.bucket, f.amount FROM fluxai.sums(
+                    c.tenant, c.scope, c.value, c.measure, (c.head - 60) * width, c.end_us, width
+                ) AS f;
+            SELECT coalesce(sum(b.amount), 0) INTO spent FROM fluxai.buckets AS b
+            WHERE b.counter = c.id;
+        ELSIF c.kind <> 'concurrent' THEN
+            SELECT coalesce(sum(f.amount), 0) INTO spent FROM fluxai.sums(
                 c.tenant, c.scope, c.value, c.measure, c.start_us, c.end_us, 1000000000000000000
-            ) AS f), 0)
+            ) AS f;
+        END IF;
+        UPDATE fluxai.counters AS k SET reserved = held, settled = k.carried + spent
         WHERE k.id = c.id;
     END LOOP;
 END
