@@ -543,9 +543,7 @@ class FunctionStorage:
         until_s = time.monotonic() + PRUNING_PATIENCE_S
         while found := self._read("prune", before_us=before_us):
             if "stays" in found:
-                return Pruned(
-                    months=tuple(months), stays=found["stays"], because=found["because"]
-                )
+                return Pruned(months=tuple(months), stays=found["stays"], because=found["because"])
             if "pruned" in found:
                 months.append(found["pruned"])
                 if on_month is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fluxai.core.errors import ConfigurationError, StorageError
 from fluxai.storage.batches import encode
 from fluxai.storage.functions import FunctionStorage, RefusedData, Unreachable
+from fluxai.storage.online import is_online, run_online
 from fluxai.storage.statements import load_migrations
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ _CONNECTING: Final[Mapping[str, str | int]] = {
 _SCHEMES: Final = ("postgresql", "postgres", "postgresql+psycopg")
 #: Of two that migrate at once, one waits for this.
 _MIGRATING: Final = 0x464C5558
+_MIGRATING_PAUSE_S: Final = 0.2
+_DONE: Final = "INSERT INTO fluxai.migrations (version) VALUES (%s)"
 
 
 class PostgresStorage(FunctionStorage):
@@ -95,20 +99,69 @@ class PostgresStorage(FunctionStorage):
         """
         with self._pool.connection(unlimited=True) as connection:
             version = _version(connection)
-            for number, script in sorted(load_migrations("postgres").items()):
-                if number > version:
-                    with connection.transaction():
-                        # A pooler may lend each transaction another session, so this lock is its.
-                        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATING,))
-                        # Another process may have been faster.
-                        if _version(connection) < number:
-                            connection.execute(script)
-                            connection.execute(
-                                "INSERT INTO fluxai.migrations (version) VALUES (%s)", (number,)
-                            )
+            for number, script in _missing(version):
+                if is_online(script):
+                    _migrate_online(connection, number, script)
+                else:
+                    _migrate(connection, number, script)
             version = _version(connection)
         self.check_version(version)
         self._make_months(None)
+
+    def pending_sql(self) -> str:
+        """Write the SQL that `migrate` would run, for whoever may; empty where nothing is missing.
+
+        It is for a fresh connection that stops at errors, such as `psql -v ON_ERROR_STOP=1`.
+        """
+        with self._pool.connection() as connection:
+            version = _version(connection)
+        return "\n".join(
+            f"{script.rstrip()}\nINSERT INTO fluxai.migrations (version) VALUES ({number});\n"
+            for number, script in _missing(version)
+        )
+
+
+def _migrate(connection: psycopg.Connection[Any], number: int, script: str) -> None:
+    """Run a migration in a transaction of its own, unless another process was faster.
+
+    The lock is the transaction's, since a pooler may lend each one another session. Nobody waits for
+    it inside a statement: an index that is built concurrently would wait for that in turn.
+    """
+    while True:
+        with connection.transaction():
+            row = connection.execute(
+                "SELECT pg_try_advisory_xact_lock(%s)", (_MIGRATING,)
+            ).fetchone()
+            if row is not None and row[0]:
+                if _version(connection) < number:
+                    connection.execute(script.encode())
+                    connection.execute(_DONE, (number,))
+                return
+        time.sleep(_MIGRATING_PAUSE_S)
+
+
+def _migrate_online(connection: psycopg.Connection[Any], number: int, script: str) -> None:
+    """Run a migration statement by statement, unless another process was faster."""
+    while True:
+        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_MIGRATING,)).fetchone()
+        if row is not None and row[0]:
+            break
+        time.sleep(_MIGRATING_PAUSE_S)
+    try:
+        if _version(connection) < number:
+            run_online(connection, script)
+            connection.execute(_DONE, (number,))
+    finally:
+        connection.execute("SELECT pg_advisory_unlock(%s)", (_MIGRATING,))
+
+
+def _missing(version: int) -> list[tuple[int, str]]:
+    """List the migrations after a version."""
+    return [
+        (number, script)
+        for number, script in sorted(load_migrations("postgres").items())
+        if number > version
+    ]
 
 
 def _version(connection: psycopg.Connection[Any]) -> int:

@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Callable
 
-from tests.benchmarks import costs, imports, memory, sqlite, usage
+from tests.benchmarks import costs, imports, memory, postgres_growth, sqlite, usage
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "pairs": memory.pairs,
@@ -18,19 +18,23 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "usage": usage.month,
     "costs": costs.prices,
 }
+BY_NAME: dict[str, Callable[[], None]] = {"postgres_growth": postgres_growth.growth}
 
 
 def main(names: list[str]) -> int:
     """Run benchmarks by name."""
-    unknown = [name for name in names if name not in BENCHMARKS]
+    known = BENCHMARKS | BY_NAME
+    unknown = [name for name in names if name not in known]
     if unknown:
-        print(f"no benchmark {unknown[0]!r}; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)
+        print(f"no benchmark {unknown[0]!r}; there are: {', '.join(known)}", file=sys.stderr)
         return 2
     print(
         f"Python {platform.python_version()} on {os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}"
     )
     for name in names or BENCHMARKS:
-        BENCHMARKS[name]()
+        known[name]()
+    if not names:
+        print(f"\nBy name only, since they take minutes: {', '.join(BY_NAME)}")
     return 0
 
 

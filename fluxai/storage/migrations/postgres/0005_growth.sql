@@ -162,17 +162,17 @@ BEGIN
     END IF;
     month := to_char(fluxai.month_of(oldest_us, 0) AT TIME ZONE 'UTC', 'YYYY-MM');
 
-    -- Windows that roll are still to count what is younger than they are long.
     IF EXISTS (
-        SELECT FROM fluxai.counters AS k WHERE k.head IS NOT NULL AND next_us > fluxai.bucket_us(k.kind)
-            * (greatest(k.head, fluxai.floor_div(before_us, fluxai.bucket_us(k.kind))) - 60))
-    THEN
-        RETURN jsonb_build_object('stays', month, 'because', 'a rolling window counts it');
-    ELSIF EXISTS (
         SELECT FROM fluxai.reservations AS r WHERE r.state IN ('pending', 'reserved')
             AND (r.id < fluxai.first_id(next) OR r.counted_us < next_us))
     THEN
         RETURN jsonb_build_object('stays', month, 'because', 'a reservation of it is open');
+        -- Windows that roll are still to count what is younger than they are long.
+    ELSIF EXISTS (
+        SELECT FROM fluxai.counters AS k WHERE k.head IS NOT NULL AND next_us > fluxai.bucket_us(k.kind)
+            * (greatest(k.head, fluxai.floor_div(before_us, fluxai.bucket_us(k.kind))) - 60))
+    THEN
+        RETURN jsonb_build_object('stays', month, 'because', 'a rolling window counts it');
     ELSIF EXISTS (
         SELECT FROM (
             SELECT e.tenant, fluxai.floor_div(e.counted_us, 86400000000) AS day, e."user", e.tool,
