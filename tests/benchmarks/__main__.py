@@ -1,4 +1,4 @@
-"""Run the benchmarks: all, or those named (`pairs scaling room sqlite usage imports`)."""
+"""Run the benchmarks: all, or those named (`pairs scaling room sqlite postgres usage imports costs`)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import platform
 import sys
 from collections.abc import Callable
 
-from tests.benchmarks import costs, imports, memory, postgres_growth, sqlite, usage
+from tests.benchmarks import costs, imports, memory, postgres, postgres_growth, sqlite, usage
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "pairs": memory.pairs,
     "scaling": memory.scaling,
     "room": memory.room,
     "sqlite": sqlite.group_commit,
+    "postgres": postgres.postgres,
     "imports": imports.cpu,
     "usage": usage.month,
     "costs": costs.prices,

@@ -99,12 +99,18 @@ def test_an_online_migration_that_broke_off_is_finished(
     make_months(postgres_url, at(2028, 1, 15))
     for statement in (
         "CREATE INDEX events_by_model ON ONLY fluxai.events (tenant, model, counted_us)",
-        "CREATE INDEX events_2028_01_events_by_model ON fluxai.events_2028_01 "
-        "(tenant, model, counted_us)",
-        "UPDATE pg_index SET indisvalid = false "
-        "WHERE indexrelid = 'fluxai.events_2028_01_events_by_model'::regclass",
-        "CREATE INDEX events_2028_02_events_by_model ON fluxai.events_2028_02 "
-        "(tenant, model, counted_us)",
+        (
+            "CREATE INDEX events_2028_01_events_by_model ON fluxai.events_2028_01 "
+            "(tenant, model, counted_us)"
+        ),
+        (
+            "UPDATE pg_index SET indisvalid = false "
+            "WHERE indexrelid = 'fluxai.events_2028_01_events_by_model'::regclass"
+        ),
+        (
+            "CREATE INDEX events_2028_02_events_by_model ON fluxai.events_2028_02 "
+            "(tenant, model, counted_us)"
+        ),
     ):
         with psycopg.connect(postgres_url, autocommit=True) as connection:
             connection.execute(statement.encode())
