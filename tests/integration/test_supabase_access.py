@@ -98,7 +98,7 @@ def everything(url: str) -> dict[str, str]:
         found = {}
         for (table,) in tables:
             row = connection.execute(
-                f"SELECT md5(string_agg(t::text, ',' ORDER BY t::text)) FROM {table} AS t"  # noqa: S608
+                f"SELECT md5(string_agg(t::text, ',' ORDER BY t::text)) FROM {table} AS t"
             ).fetchone()
             assert row is not None
             found[table] = row[0]
@@ -424,7 +424,7 @@ class TestService:
         with psycopg.connect(spent.admin_url) as connection:
             for table in ("events", "labels", "reservations"):
                 found = connection.execute(
-                    f"SELECT count(*) FROM fluxai.{table}_2041_01"  # noqa: S608 -- ours
+                    f"SELECT count(*) FROM fluxai.{table}_2041_01"
                 ).fetchone()
                 assert found is not None
                 assert found[0] > 0, table
@@ -680,7 +680,7 @@ class TestAttacks:
         )
         for view in surface_of(grown.admin_url).views:
             rows = session.execute(
-                f"SELECT * FROM fluxai_api.{view} WHERE pg_temp.tell(tenant)"  # noqa: S608 -- ours
+                f"SELECT * FROM fluxai_api.{view} WHERE pg_temp.tell(tenant)"
             ).fetchall()
             assert rows, view
         assert set(said) == {OURS}
