@@ -584,7 +584,13 @@ class Journal:
         """Note a settlement, on the disk when this returns."""
         with self._lock:
             self._unreported += 1
-        self._append(spool_line(item, known))
+        try:
+            self._append(spool_line(item, known))
+        except BaseException:
+            # Perhaps it is in the file all the same: then it is settled there once more, by its id.
+            with self._lock:
+                self._unreported -= 1
+            raise
 
     def reported(self, count: int, ended: int | None) -> None:
         """Note that the store knows so many settlements more, and that a lease has ended."""

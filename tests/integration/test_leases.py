@@ -1,0 +1,205 @@
+"""Leases where things go wrong: the process dies, the store is away, a child is forked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from fluxai import Governor, Policy, StorageError, Tool
+from fluxai.storage.sqlite import SqliteStorage
+from tests.servers.tcp_proxy import TcpProxy
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="leases need flock")
+
+#: Settles calls out of a lease, says each id once it was acknowledged, and waits to be killed.
+_WORKER = """
+import sys
+from fluxai import Governor
+governor = Governor(sys.argv[1], spool=sys.argv[2])
+for number in range(40):
+    held = governor.reserve(tenant="acme", tool="t")
+    assert held.allowed
+    governor.settle(held, cost="0.01")
+    print(held.id, flush=True)
+open_call = governor.reserve(tenant="acme", tool="t")
+print("open", open_call.id, flush=True)
+sys.stdin.read()
+"""
+
+
+def govern(url: str, spool: Path) -> Governor:
+    """Open a governor with a leased limit of ten dollars."""
+    governor = Governor(url, spool=spool)
+    governor.tools.put(Tool(id="t", cost_per_unit="0.01"))
+    governor.policies.put(
+        Policy(tenant_id="acme", limit_type="total", limit_value="10", lease="0.1")
+    )
+    return governor
+
+
+def account(governor: Governor) -> tuple[Decimal | int, Decimal | int]:
+    """Return what the limit has (settled, reserved)."""
+    (found,) = governor.budgets("acme")
+    return found.settled, found.reserved
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Return the URL of an empty store that processes share."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/ledger.db"
+    else:
+        yield request.getfixturevalue("postgres_url")
+
+
+def test_what_a_killed_process_settled_is_in_its_journal(url: str, tmp_path: Path) -> None:
+    """After kill -9 every acknowledged settlement is settled once, and the slice is given back."""
+    spool = tmp_path / "spool"
+    govern(url, spool).close()
+    with subprocess.Popen(
+        [sys.executable, "-c", _WORKER, url, str(spool)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as worker:
+        assert worker.stdout is not None
+        acknowledged = [worker.stdout.readline().strip() for _ in range(40)]
+        assert worker.stdout.readline().startswith("open ")
+        watcher = Governor(url, spool=tmp_path / "another")
+        # Alive, its slice is its own: whoever opens the same spool leaves its journal alone.
+        beside = Governor(url, spool=spool)
+        assert account(beside) == (0, 1)
+        beside.close()
+        os.kill(worker.pid, signal.SIGKILL)
+    assert account(watcher) == (0, 1)
+    again = Governor(url, spool=spool)
+    assert account(again) == (Decimal("0.40"), 0)
+    assert {event.reservation_id for event in again.events(limit=100)} == set(acknowledged)
+    assert again.verify().ok
+    assert not list(tmp_path.glob("spool.*.lease"))
+    again.close()
+    watcher.close()
+
+
+def test_a_settlement_needs_no_store(
+    postgres_url: str, postgres_proxy: TcpProxy, tmp_path: Path
+) -> None:
+    """While the server is away calls go on within the slice, and are reported when it is back."""
+    governor = govern(postgres_proxy.through(postgres_url), tmp_path / "spool")
+    first = governor.reserve(tenant="acme", tool="t")
+    postgres_proxy.stop_accepting()
+    postgres_proxy.cut()
+    second = governor.reserve(tenant="acme", tool="t")
+    assert second.allowed
+    for held in (first, second):
+        governor.settle(held, cost="0.01")
+    with pytest.raises(StorageError):
+        governor.budgets("acme")
+    postgres_proxy.heal()
+    assert account(governor) == (Decimal("0.02"), Decimal("0.98"))
+    assert governor.verify().ok
+    governor.close()
+
+
+def test_a_forked_child_has_no_leases(url: str, tmp_path: Path) -> None:
+    """Parent and child each decide out of slices of their own, and the sums are exact."""
+    governor = govern(url, tmp_path / "spool")
+    held = governor.reserve(tenant="acme", tool="t")
+    child = os.fork()
+    if child == 0:
+        try:
+            for _ in range(3):
+                governor.settle(governor.reserve(tenant="acme", tool="t"), cost="0.01")
+            governor.close()
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    governor.settle(held, cost="0.01")
+    assert account(governor)[0] == Decimal("0.04")
+    assert governor.verify().ok
+    governor.close()
+
+
+def test_a_report_whose_answer_was_lost_counts_once(
+    postgres_url: str, postgres_proxy: TcpProxy, tmp_path: Path
+) -> None:
+    """The server has entered the settlements, and is told them again."""
+    governor = govern(postgres_proxy.through(postgres_url), tmp_path / "spool")
+    for _ in range(5):
+        governor.settle(governor.reserve(tenant="acme", tool="t"), cost="0.01")
+    postgres_proxy.lose_answer_to(b'"verb":"report"')
+    assert account(governor) == (Decimal("0.05"), Decimal("0.95"))
+    assert postgres_proxy.losses
+    assert governor.verify().ok
+    governor.close()
+
+
+def test_a_torn_line_of_a_journal_is_left_out(url: str, tmp_path: Path) -> None:
+    """What a process was writing when it died was not acknowledged; the lines before it count."""
+    spool = tmp_path / "spool"
+    governor = govern(url, spool)
+    held = governor.reserve(tenant="acme", tool="t")
+    governor.settle(held, cost="0.01")
+    (journal,) = tmp_path.glob("spool.*.lease")
+    lines = journal.read_bytes()
+    governor.close()
+    (tmp_path / "spool.1-dead.lease").write_bytes(lines + lines[: len(lines) // 2])
+    again = Governor(url, spool=spool)
+    assert account(again) == (Decimal("0.01"), 0)
+    assert len(again.events()) == 1
+    again.close()
+
+
+def test_a_store_that_grants_no_leases_takes_the_field(tmp_path: Path) -> None:
+    """In memory every decision is local already, so the field changes nothing."""
+    governor = govern("memory://", tmp_path / "spool")
+    assert governor.leases is None
+    governor.settle(governor.reserve(tenant="acme", tool="t"), cost="0.01")
+    assert account(governor) == (Decimal("0.01"), 0)
+
+
+def test_a_disk_that_refuses_the_journal_refuses_the_settlement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be written is not acknowledged, and can be settled again."""
+    governor = govern(f"sqlite:///{tmp_path}/ledger.db", tmp_path / "spool")
+    held = governor.reserve(tenant="acme", tool="t")
+    synced: Callable[[int], None] = os.fsync
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="could take this settlement"):
+        governor.settle(held, cost="0.01")
+    monkeypatch.setattr(os, "fsync", synced)
+    assert governor.settle(held, cost="0.01").cost == Decimal("0.01")
+    assert account(governor) == (Decimal("0.01"), Decimal("0.99"))
+    governor.close()
+
+
+def test_events_that_the_lease_can_t_take_are_settled_by_themselves(tmp_path: Path) -> None:
+    """Where somebody has ended the slice, what was settled out of it is recorded all the same."""
+    store = SqliteStorage(f"sqlite:///{tmp_path}/ledger.db")
+    governor = Governor(store, spool=tmp_path / "spool")
+    governor.tools.put(Tool(id="t", cost_per_unit="0.01"))
+    governor.policies.put(
+        Policy(tenant_id="acme", limit_type="total", limit_value="10", lease="0.1")
+    )
+    governor.settle(governor.reserve(tenant="acme", tool="t"), cost="0.01")
+    (slice_,) = store.reservations(state="reserved")
+    other = Governor(f"sqlite:///{tmp_path}/ledger.db", spool=tmp_path / "other")
+    other.release(slice_.id)
+    assert account(governor)[0] == Decimal("0.01")
+    (event,) = governor.events()
+    assert event.late
+    assert governor.verify().ok
+    other.close()
+    governor.close()
