@@ -64,7 +64,7 @@ def query(url: str, statement: LiteralString, *values: object) -> list[tuple[Any
 
 def make_months(url: str, moment: datetime, *, zone: str = "UTC") -> list[int]:
     """Make partitions as a session in a time zone would; return what each step said."""
-    said = []
+    said: list[object] = []
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SELECT set_config('timezone', %s, false)", (zone,))
         while not said or said[-1] == 1:
