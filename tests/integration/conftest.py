@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fluxai.storage.postgres import PostgresStorage
+
+
+def empty_store(request: pytest.FixtureRequest, folder: Path) -> str:
+    """Return the URL of an empty store of the kind that a test has as its parameter."""
+    kind = request.param
+    if kind == "postgres":
+        return request.getfixturevalue("postgres_url")  # type: ignore[no-any-return]
+    return f"sqlite:///{folder}/ledger.db" if kind == "sqlite" else "memory://"
 
 
 @pytest.fixture

@@ -12,15 +12,21 @@ import pytest
 from fluxai import Governor
 from fluxai.testing import FakeClock
 from tests.integration import workers
+from tests.integration.conftest import empty_store
 from tests.integration.ledger_worker import TENANT, TOOL, prepare
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of an empty store that processes can share."""
+    return empty_store(request, tmp_path)
 
 
 @pytest.mark.parametrize("acknowledged", [1, 40, 150])
 def test_killed_under_load_every_acknowledged_settlement_is_there(
-    tmp_path: Path, acknowledged: int
+    url: str, acknowledged: int
 ) -> None:
     """Each id that came through the pipe after its settle returned is an event after kill -9."""
-    url = f"sqlite:///{tmp_path}/ledger.db"
     with Governor(url) as governor:
         prepare(governor, "100000")
     with workers.started(url, "until_killed", *[[6]] * 2) as processes:
@@ -57,9 +63,8 @@ def test_killed_under_load_every_acknowledged_settlement_is_there(
 
 
 @pytest.mark.long
-def test_killed_again_and_again_nothing_adds_up_to_anything_else(tmp_path: Path) -> None:
-    """Thirty kills of processes that share a file leave one ledger with every acknowledged id."""
-    url = f"sqlite:///{tmp_path}/ledger.db"
+def test_killed_again_and_again_nothing_adds_up_to_anything_else(url: str) -> None:
+    """Thirty kills of processes that share a store leave one ledger with every acknowledged id."""
     with Governor(url) as governor:
         prepare(governor, "100000")
     ids: set[str] = set()
