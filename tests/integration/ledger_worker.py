@@ -83,6 +83,26 @@ def until_killed(governor: Governor, threads: int) -> None:
         list(pool.map(work, range(threads)))
 
 
+def through_crashes(governor: Governor, threads: int) -> None:
+    """As `until_killed`, but a verb that the store was not there for is called again."""
+
+    def again(verb: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return verb()
+            except StorageError:
+                continue
+
+    def work(_: int) -> None:
+        while True:
+            held = again(lambda: governor.reserve(tenant=TENANT, tool=TOOL))
+            settlement = again(lambda: governor.settle(held, cost="0.07"))  # noqa: B023 -- at once
+            os.write(1, f"{settlement.event_id}\n".encode())
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(threads)))
+
+
 def in_child(work: Callable[[], object]) -> Any:
     """Fork; return what the work came to in the child, as JSON."""
     reader, writer = os.pipe()
@@ -179,7 +199,15 @@ def fork_in_memory(governor: Governor) -> None:
 
 WORK: dict[str, Callable[..., None]] = {
     work.__name__: work
-    for work in (burst, load, until_killed, fork_and_pay, fork_under_load, fork_in_memory)
+    for work in (
+        burst,
+        load,
+        until_killed,
+        through_crashes,
+        fork_and_pay,
+        fork_under_load,
+        fork_in_memory,
+    )
 }
 
 
