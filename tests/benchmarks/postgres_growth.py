@@ -124,12 +124,20 @@ def _usage_figure(took: float, events: int, what: str = "") -> Figure:
     )
 
 
+class _Said(list[Figure]):
+    """Figures, each shown at once: the whole may take half an hour, and may be broken off."""
+
+    def append(self, figure: Figure) -> None:
+        super().append(figure)
+        print("  " + "; ".join(filter(None, figure[:4])), flush=True)
+
+
 def growth() -> None:
     """Print what a call takes with 0, 100,000, 1,000,000 … events, and `usage()` of the last month."""
     most = int(os.environ.get(_VARIABLE, "0"))
     steps = [step for step in _STEPS if not most or step < most] + ([most] if most else [])
     settings = {"fsync": "off", "shared_buffers": "512MB", "max_wal_size": "4GB"}
-    figures: list[Figure] = []
+    figures = _Said()
     clock = FakeClock(_NOW)
     with PostgresServer.start(settings=settings) as server:
         url = server.create_database()

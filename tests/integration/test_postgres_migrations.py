@@ -97,23 +97,19 @@ def test_an_online_migration_that_broke_off_is_finished(
         before.setattr(functions, "load_migrations", load_migrations)
         migrate(postgres_url)
     make_months(postgres_url, at(2028, 1, 15))
-    for statement in (
-        "CREATE INDEX events_by_model ON ONLY fluxai.events (tenant, model, counted_us)",
-        (
-            "CREATE INDEX events_2028_01_events_by_model ON fluxai.events_2028_01 "
-            "(tenant, model, counted_us)"
-        ),
-        (
+    what = "(tenant, model, counted_us)"
+    first, second = (f"events_2028_0{month}" for month in (1, 2))
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        for statement in (
+            f"CREATE INDEX events_by_model ON ONLY fluxai.events {what}",
+            f"CREATE INDEX {first}_events_by_model ON fluxai.{first} {what}",
+            f"CREATE INDEX {second}_events_by_model ON fluxai.{second} {what}",
+        ):
+            connection.execute(statement.encode())
+        connection.execute(
             "UPDATE pg_index SET indisvalid = false "
             "WHERE indexrelid = 'fluxai.events_2028_01_events_by_model'::regclass"
-        ),
-        (
-            "CREATE INDEX events_2028_02_events_by_model ON fluxai.events_2028_02 "
-            "(tenant, model, counted_us)"
-        ),
-    ):
-        with psycopg.connect(postgres_url, autocommit=True) as connection:
-            connection.execute(statement.encode())
+        )
     assert not all(_indexes(postgres_url).values())
     storage = PostgresStorage(postgres_url)
     assert _ONLINE in storage.pending_sql()

@@ -15,10 +15,12 @@ from fluxai.storage.postgres import PostgresStorage
 from tests.servers.months import (
     TABLES,
     at,
+    count,
     ledger,
     limit,
     make_months,
     migrate,
+    part_of,
     partitions,
     query,
     rows,
@@ -53,11 +55,7 @@ def test_a_month_and_two_more_are_made_as_utc_has_them(
             clock.set(moment_)
             spend(governor, labels={"team": "red"})
             for table in TABLES:
-                ((name,),) = query(
-                    postgres_url,
-                    f"SELECT tableoid::regclass::text FROM fluxai.{table} WHERE counted_us = %s",
-                    to_us(moment_),
-                )
+                name = part_of(postgres_url, table, to_us(moment_))
                 # An id knows milliseconds, so a reservation is no later than its event.
                 assert name == f"fluxai.{table}_{months[number]}"
         assert governor.verify().ok
@@ -87,9 +85,8 @@ def test_rows_of_a_month_that_is_made_later_move_there_whole(postgres_url: str) 
         assert make_months(postgres_url, at(2029, 5, 31))[-1] == 0
         assert rows(postgres_url) == before
         for table in TABLES:
-            assert query(postgres_url, f"SELECT count(*) FROM fluxai.{table}_other") == [(0,)]
-            ((moved,),) = query(postgres_url, f"SELECT count(*) FROM fluxai.{table}_2029_05")
-            assert moved == 3
+            assert count(postgres_url, f"{table}_other") == 0
+            assert count(postgres_url, f"{table}_2029_05") == 3
         for one in settled:
             governor.settle(one)
         again = governor.reserve(tenant="acme", tool="search", idempotency_key="k1")
@@ -160,7 +157,7 @@ def test_a_month_is_made_while_others_write_into_it(postgres_url: str) -> None:
             thread.join()
         assert not failed, failed
         for table in TABLES:
-            assert query(postgres_url, f"SELECT count(*) FROM fluxai.{table}_other") == [(0,)]
+            assert count(postgres_url, f"{table}_other") == 0
         assert governor.verify().ok
         ((events, ids),) = query(
             postgres_url, "SELECT count(*), count(DISTINCT (tenant, id)) FROM fluxai.events"

@@ -64,7 +64,7 @@ def query(url: str, statement: LiteralString, *values: object) -> list[tuple[Any
 
 def make_months(url: str, moment: datetime, *, zone: str = "UTC") -> list[int]:
     """Make partitions as a session in a time zone would; return what each step said."""
-    said: list[object] = []
+    said: list[int] = []
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SELECT set_config('timezone', %s, false)", (zone,))
         while not said or said[-1] == 1:
@@ -95,6 +95,24 @@ def rows(url: str) -> list[Any]:
     ]
 
 
+def count(url: str, table: str) -> int:
+    """Count the rows of a table of the ledger."""
+    statement = sql.SQL("SELECT count(*) FROM fluxai.{}").format(sql.Identifier(table))
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute(statement).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def part_of(url: str, table: str, counted_us: int) -> str:
+    """Name the partition that holds what was counted at an instant."""
+    statement = sql.SQL("SELECT tableoid::regclass::text FROM fluxai.{} WHERE counted_us = %s")
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute(statement.format(sql.Identifier(table)), (counted_us,)).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
 def balances(governor: Governor) -> list[tuple[Any, ...]]:
     """Return every budget of `acme`, as figures."""
     return sorted(
@@ -107,10 +125,12 @@ __all__ = [
     "TABLES",
     "at",
     "balances",
+    "count",
     "ledger",
     "limit",
     "make_months",
     "migrate",
+    "part_of",
     "partitions",
     "query",
     "rows",
