@@ -556,6 +556,14 @@ class TestCatalogue:
         )
         assert found == []
 
+    def test_no_call_waits_for_a_compiler(self, ask: Callable[[str], list[Any]]) -> None:
+        """Plans that may not read whole tables look dear, and would be compiled each time."""
+        found = ask(
+            "SELECT proname FROM pg_proc WHERE pronamespace = 'fluxai_api'::regnamespace "
+            "AND NOT coalesce('jit=off' = ANY (proconfig), false)"
+        )
+        assert found == []
+
     def test_the_owners_rights_are_lent_to_two_functions(
         self, ask: Callable[[str], list[Any]]
     ) -> None:

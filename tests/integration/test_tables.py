@@ -117,3 +117,11 @@ def test_a_report_of_ones_own(ledger: Ledger) -> None:
             assert connection.execute(spent).all() == [("ann", 200_000_000), ("bob", 100_000_000)]
             tools = connection.execute(sa.select(events.c.tool, events.c.labels)).all()
         assert tools == [("dime", {})] * 3
+
+
+def test_connections_wait_for_no_compiler(ledger: Ledger) -> None:
+    """Plans that may not read whole tables look dear, and would be compiled each time."""
+    storage = PostgresStorage(ledger.url)
+    with storage.engine.connect() as connection:
+        assert connection.exec_driver_sql("SHOW jit").scalar() == "off"
+    storage.close()
