@@ -234,6 +234,8 @@ def test_a_project_restarts_in_mid_run(
                 api.restart()
             else:
                 stoppable_postgres.restart("immediate")
+                # It looks for its database after pauses that grow.
+                api.wait_until_ready()
             spent.reach(50)
         prove(governor, spent.settled)
     assert storage.retries > 0
