@@ -2700,7 +2700,13 @@ SELECT fluxai.grant_access();
 
 INSERT INTO fluxai.migrations (version) VALUES (6);
 
-SELECT fluxai.make_months(NULL);
+-- This month and the next ones, table by table.
+DO $$
+BEGIN
+    WHILE fluxai.make_months(NULL) = 1 LOOP
+    END LOOP;
+END
+$$;
 
 -- A REST server that runs already reads the schema anew.
 NOTIFY pgrst, 'reload schema';

@@ -56,7 +56,13 @@ END
 $$;
 """
 _END: Final = """
-SELECT fluxai.make_months(NULL);
+-- This month and the next ones, table by table.
+DO $$
+BEGIN
+    WHILE fluxai.make_months(NULL) = 1 LOOP
+    END LOOP;
+END
+$$;
 
 -- A REST server that runs already reads the schema anew.
 NOTIFY pgrst, 'reload schema';

@@ -293,10 +293,6 @@ def test_pruning_gives_way_and_says_so(postgres_url: str, monkeypatch: pytest.Mo
         assert len(prune(governor, at(2028, 4, 15)).months) == 3
 
 
-@pytest.mark.xfail(
-    reason="carry_out reads the horizon before it locks its tenants, so before it waits",
-    strict=True,
-)
 def test_an_ask_that_waited_for_pruning_knows_of_it(postgres_url: str) -> None:
     """An id that was pruned while its repeat waited is refused as well."""
     with ledger(postgres_url, at(2028, 1, 15)) as (governor, clock):
