@@ -307,7 +307,7 @@ $$;
 CREATE FUNCTION fluxai.sum_of_days(
     of_tenant text, of_scope text, of_value text, of_measure text, first_day bigint, end_day bigint
 ) RETURNS bigint
-LANGUAGE plpgsql STABLE SET search_path = '' AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found bigint;
 BEGIN
@@ -340,7 +340,7 @@ RETURN (
 CREATE FUNCTION fluxai.sum_of_window(
     of_tenant text, of_scope text, of_value text, of_measure text, from_us bigint, to_us bigint
 ) RETURNS bigint
-LANGUAGE plpgsql STABLE SET search_path = '' AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     first_day bigint := -fluxai.floor_div(-from_us, 86400000000);
     end_day bigint := fluxai.end_day(to_us);
@@ -450,7 +450,7 @@ $$;
 
 -- Let what has left a rolling window go, never turning back; say how much that was.
 CREATE FUNCTION fluxai.turn(of_counter bigint, INOUT head bigint, width bigint, now_us bigint, OUT gone bigint)
-LANGUAGE plpgsql SET search_path = '' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     gone := 0;
     IF fluxai.floor_div(now_us, width) > head THEN
@@ -2699,14 +2699,6 @@ $$;
 SELECT fluxai.grant_access();
 
 INSERT INTO fluxai.migrations (version) VALUES (6);
-
--- This month and the next ones, table by table.
-DO $$
-BEGIN
-    WHILE fluxai.make_months(NULL) = 1 LOOP
-    END LOOP;
-END
-$$;
 
 -- A REST server that runs already reads the schema anew.
 NOTIFY pgrst, 'reload schema';

@@ -42,6 +42,13 @@ def run(url: str, script: str) -> None:
         connection.execute(script)
 
 
+def make_months(url: str) -> None:
+    """Make the months ahead, as the first governor does that opens the database."""
+    storage = PostgresStorage(url)
+    storage._make_months(None)
+    storage.close()
+
+
 def test_the_script_is_what_is_generated() -> None:
     """The file is what `python -m fluxai.storage.schema` prints, byte for byte."""
     printed = subprocess.run(
@@ -57,6 +64,7 @@ def test_it_makes_what_migrating_makes(
 ) -> None:
     """Run by the owner, no superuser, it makes the same tables, functions, policies and rights."""
     run(supabase_database.owner_url, SCHEMA.read_text(encoding="utf-8"))
+    make_months(supabase_database.owner_url)
     made, expected = catalogue(supabase_database.admin_url), catalogue(migrated.admin_url)
     for kind, rows in expected.items():
         assert made[kind] == rows, kind
@@ -114,6 +122,7 @@ def test_an_upgrade_ends_where_the_whole_script_does(
     assert f"-- Version {newest}\n" in upgrade
     assert f"-- Version {older}\n" not in upgrade
     run(supabase_database.owner_url, upgrade)
+    make_months(supabase_database.owner_url)
     made, expected = catalogue(supabase_database.admin_url), catalogue(migrated.admin_url)
     assert made == expected
 

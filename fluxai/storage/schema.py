@@ -56,14 +56,6 @@ END
 $$;
 """
 _END: Final = """
--- This month and the next ones, table by table.
-DO $$
-BEGIN
-    WHILE fluxai.make_months(NULL) = 1 LOOP
-    END LOOP;
-END
-$$;
-
 -- A REST server that runs already reads the schema anew.
 NOTIFY pgrst, 'reload schema';
 

@@ -414,7 +414,7 @@ class TestService:
         """New partitions need no rights of their own."""
         later = datetime(2041, 1, 15, tzinfo=UTC)
         door = SupabaseStorage()
-        door._call("make_months", now_us=micros(later))
+        door._make_months(micros(later))
         door.close()
         with Governor("supabase://", clock=lambda: later) as governor:
             held = governor.reserve(tenant="initech", tool="dime", labels={"a": "b"})
@@ -450,8 +450,8 @@ def grown(supabase_database: SupabaseDatabase) -> SupabaseDatabase:
     with contextlib.closing(PostgresStorage(supabase_database.owner_url)) as storage:
         storage.migrate()
         for year in (2020, 2039, 2040):
-            storage._call("make_months", now_us=micros(datetime(year, 12, 31, tzinfo=UTC)))
-        assert storage.prune(micros(datetime(2021, 1, 1, tzinfo=UTC)))
+            storage._make_months(micros(datetime(year, 12, 31, tzinfo=UTC)))
+        storage.prune(micros(datetime(2021, 1, 1, tzinfo=UTC)))
     return supabase_database
 
 
@@ -591,7 +591,7 @@ class TestCatalogue:
             assert read_when_made or "search_path=pg_catalog, pg_temp" in path, name
             called = set(re.findall(r"fluxai\.(\w+)\(", body)) & set(functions)
             lent |= called - reached
-        assert {"make_month", "lock_tenants", "sums"} <= reached
+        assert {"make_part", "lock_tenants", "sums"} <= reached
 
 
 class TestAttacks:
