@@ -140,7 +140,7 @@ reservations: Final = Table(
     Column("exact", Text),
     Column("counters", ARRAY(BigInteger), nullable=False),
     Column("plan", BigInteger),
-    _required("judged", JSONB),
+    _required("judged", Text),
     CheckConstraint(
         "state IN ('pending', 'reserved', 'settled', 'released', 'expired')",
         name="reservations_state_check",
