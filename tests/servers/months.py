@@ -62,14 +62,21 @@ def query(url: str, statement: LiteralString, *values: object) -> list[tuple[Any
         return connection.execute(statement, values or None).fetchall()
 
 
-def make_months(url: str, moment: datetime, *, zone: str = "UTC") -> list[int]:
-    """Make partitions as a session in a time zone would; return what each step said."""
+def make_months(
+    url: str, moment: datetime, *, zone: str = "UTC", patient: bool = True
+) -> list[int]:
+    """Make partitions as a session in a time zone would; return what each step said.
+
+    Where somebody is in the way, such as the server's own vacuum, a step is tried again.
+    """
     said: list[int] = []
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SELECT set_config('timezone', %s, false)", (zone,))
         while not said or said[-1] == 1:
             row = connection.execute("SELECT fluxai.make_months(%s)", (to_us(moment),)).fetchone()
             assert row is not None
+            if row[0] == -1 and patient:
+                continue
             said.append(row[0])
     return said
 

@@ -48,7 +48,6 @@ def test_a_store_is_returned_as_it_is() -> None:
         ("fluxai.db", "is no URL"),
         ("/var/fluxai.db", "is no URL"),
         ("", "is no URL"),
-        ("postgresql://user:secret@host/db", "'postgresql://'"),
         ("mysql://host/db", "'mysql://'"),
         ("memory://x", "'memory://'"),
         ("sqlite://", "use memory://"),
