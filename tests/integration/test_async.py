@@ -24,14 +24,14 @@ from fluxai import (
     Tool,
 )
 from fluxai.testing import FakeClock
+from tests.integration.conftest import empty_store
 from tests.integration.stubs import ASK, GatedStorage, Provider, completion, daily, spent
 
 
-@pytest.fixture(params=["memory", "gated", "sqlite"])
+@pytest.fixture(params=["memory", "gated", "sqlite", "postgres"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    """Memory, which never waits, a store that may, and a file."""
-    made = {"memory": "memory://", "gated": GatedStorage(), "sqlite": f"sqlite:///{tmp_path}/a.db"}
-    return made[request.param]
+    """Memory, which never waits, a store that may, a file, and a database."""
+    return GatedStorage() if request.param == "gated" else empty_store(request, tmp_path)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 
 from fluxai import AsyncGovernor, Governor, Policy
 from fluxai.testing import FakeClock
+from tests.integration.conftest import empty_store
 from tests.integration.stubs import ASK, MODEL, GatedStorage, Pause, Provider, daily, spent
 
 STEPS_MAX = 200
@@ -204,14 +205,16 @@ def test_a_coroutine_may_end_at_any_step(scenario: Scenario, end: str) -> None:
     pytest.fail("the scenario never came to its end")
 
 
+@pytest.fixture(params=["gated", "sqlite", "postgres"])
+def waiting(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """Return an empty store whose verbs wait, of each kind."""
+    return GatedStorage() if request.param == "gated" else empty_store(request, tmp_path)
+
+
 @every_scenario
-@pytest.mark.parametrize("kind", ["gated", "sqlite"])
-def test_a_task_may_be_cancelled_in_any_iteration(
-    scenario: Scenario, kind: str, tmp_path: Path
-) -> None:
+def test_a_task_may_be_cancelled_in_any_iteration(scenario: Scenario, waiting: Any) -> None:
     """Cancelled at the n-th turn of the loop, on stores whose verbs run in threads."""
-    storage = GatedStorage() if kind == "gated" else f"sqlite:///{tmp_path}/ledger.db"
-    governor = _open(storage)
+    governor = _open(waiting)
     for turns in range(STEPS_MAX):
         provider, before = Provider(), spent(governor.governor)
         done = asyncio.run(_cancel_after(turns, governor, provider, scenario))

@@ -1,4 +1,4 @@
-"""fork(): a file is shared by parent and child; a memory of one's own is not."""
+"""fork(): a file, or a database, is shared by parent and child; a memory of one's own is not."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ import pytest
 
 from fluxai import Governor
 from tests.integration import workers
+from tests.integration.conftest import empty_store
 from tests.integration.ledger_worker import TENANT, prepare
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
 
 
-def test_parent_child_and_grandchild_pay_from_one_file(tmp_path: Path) -> None:
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of an empty store that processes can share."""
+    return empty_store(request, tmp_path)
+
+
+def test_parent_child_and_grandchild_pay_from_one_store(url: str) -> None:
     """Each process forked from a governor goes on paying from the same budget, to its end."""
-    url = f"sqlite:///{tmp_path}/ledger.db"
     with Governor(url) as governor:
         prepare(governor, "1.05")
     with workers.started(url, "fork_and_pay", []) as processes:
@@ -33,9 +39,8 @@ def test_parent_child_and_grandchild_pay_from_one_file(tmp_path: Path) -> None:
         assert (budget.settled, budget.reserved) == (Decimal("1.05"), 0)
 
 
-def test_forked_while_other_threads_pay(tmp_path: Path) -> None:
+def test_forked_while_other_threads_pay(url: str) -> None:
     """Forks in the middle of others' transactions: every dime of parents and children counts."""
-    url = f"sqlite:///{tmp_path}/ledger.db"
     with Governor(url) as governor:
         prepare(governor, "10000")
     with workers.started(url, "fork_under_load", [6, 12]) as processes:
