@@ -401,8 +401,11 @@ class Leases:
         self._direct_until_us.clear()
 
     def _let_go(self, whether: Callable[[Lease, int], bool]) -> None:
+        leases = list(self._leases.items())
+        if not leases:
+            return
         at_us = self._now()
-        for place, lease in list(self._leases.items()):
+        for place, lease in leases:
             if whether(lease, at_us):
                 with self._lock_of(place):
                     try:
@@ -422,10 +425,9 @@ class Leases:
     def close(self) -> None:
         """Report everything, and give back what is not needed for open calls."""
         self._let_go(lambda *_: True)
-        at_us = self._now()
         for lease in {lease.uid: lease for lease in list(self._where.values())}.values():
             with lease.lock:
-                self._report_later_if_need_be(lease, at_us)
+                self._report_later_if_need_be(lease, self._now())
         self._journal.close()
 
     def recover(self) -> int:
