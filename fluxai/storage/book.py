@@ -824,7 +824,8 @@ def _copy(reservation: Reservation) -> Reservation:
         view=reservation._view,
     )
     copy.verdict, copy.candidate = reservation.verdict, reservation.candidate
-    copy._balances = reservation._balances
+    if reservation.verdict is None:
+        copy._balances = reservation._balances
     extra = reservation.extra
     if extra is not None:
         copy.extra = ReservationExtra(key=extra.key, digest=extra.digest)
