@@ -449,7 +449,9 @@ END
 $$;
 
 -- Let what has left a rolling window go, never turning back; say how much that was.
-CREATE FUNCTION fluxai.turn(of_counter bigint, INOUT head bigint, width bigint, now_us bigint, OUT gone bigint)
+CREATE FUNCTION fluxai.turn(
+    of_counter bigint, IN OUT head bigint, width bigint, now_us bigint, OUT gone bigint
+)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     gone := 0;
