@@ -69,9 +69,9 @@ class PostgresStorage(FunctionStorage):
         url: str,
         *,
         pool_size: int = 5,
-        pool_timeout_s: float = 10.0,
-        statement_timeout_s: float = 10.0,
-        patience_s: float = 5.0,
+        pool_timeout_s: float = 5.0,
+        statement_timeout_s: float = 5.0,
+        patience_s: float = 10.0,
     ) -> None:
         self._pool = PooledCaller(
             url,

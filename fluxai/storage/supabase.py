@@ -33,7 +33,9 @@ _AWAY: Final = frozenset(
         "522",
     }
 )
+_NO_SUCH_ROLE: Final = "22023"
 _REMEDIES: Final = {
+    _NO_SUCH_ROLE: f"the key names a role that this project does not have; see {_KEY}",
     "PGRST106": f"add {SCHEMA} to the exposed schemas (project settings, Data API)",
     "PGRST202": "run schema.sql in the SQL editor: the ledger's functions are not there",
     "PGRST301": f"the key is not one of this project; see {_KEY}",
@@ -130,7 +132,7 @@ class RestCaller:
 
     def _fault(self, error: Any) -> Exception:
         code, said = str(error.code or ""), " ".join(str(error.message or error).split())[:500]
-        if code.startswith(BAD_DATA):
+        if code.startswith(BAD_DATA) and code != _NO_SUCH_ROLE:
             return RefusedData(said)
         if code in _AWAY or code.startswith(PASSING):
             return Unreachable(f"{self.place} is out of reach: {said} ({code})")
