@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fluxai import Governor, Policy, StorageError, Tool
+from fluxai.leases import Lease
 from fluxai.storage.sqlite import SqliteStorage
 from tests.servers.tcp_proxy import TcpProxy
 
@@ -202,4 +203,28 @@ def test_events_that_the_lease_can_t_take_are_settled_by_themselves(tmp_path: Pa
     assert event.late
     assert governor.verify().ok
     other.close()
+    governor.close()
+
+
+def test_a_settle_that_garbage_collection_asks_for_waits_for_a_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Collected in the midst of a decision, a stream is settled after it, not within its lock."""
+    governor = govern(f"sqlite:///{tmp_path}/ledger.db", tmp_path / "spool")
+    held = governor.reserve(tenant="acme", tool="t")
+    keep, ran = Lease.keep, []
+
+    def collect(lease: Lease) -> object:
+        assert lease.lock.locked()
+        governor.when_free(lambda: ran.append(governor.release(held)))
+        assert not ran
+        return keep(lease)
+
+    monkeypatch.setattr(Lease, "keep", collect)
+    assert governor.leases is not None
+    governor.settle(governor.reserve(tenant="acme", tool="t"), cost="0.01")
+    governor.leases.report()
+    monkeypatch.undo()
+    governor.settle(governor.reserve(tenant="acme", tool="t"), cost="0.01")
+    assert [call.state for call in ran] == ["released"]
     governor.close()
