@@ -140,7 +140,6 @@ class Leases:
         self._now = now
         #: How often a lease could not be reported at once. Nothing is lost by that.
         self.report_errors = 0
-        self._keeper = _Keeper(self)
         self._journal = Journal(journal)
         self._reset()
         _reset_after_fork(self)
@@ -149,6 +148,9 @@ class Leases:
         #: One for each of so many groups of plans, so that renewals seldom wait for each other.
         self._locks = [threading.Lock() for _ in range(64)]
         self._leases: dict[int, Lease] = {}
+        #: Those that give out nothing more, by their ids, until the store knows that they ended.
+        self._retired: dict[int, Lease] = {}
+        self._keeper = _Keeper(self)
         #: Where calls were decided that are open, or not yet reported.
         self._where: dict[int, Lease] = {}
         self._direct_until_us: dict[int, int] = {}
@@ -176,8 +178,7 @@ class Leases:
                 self._where[ask.reservation.uid] = current
                 return ask.reservation
             if current is not None:
-                self._retire(current, at_us)
-                del self._leases[place]
+                self._retire(place, current, at_us)
             if at_us >= self._direct_until_us.get(place, 0):
                 fresh = self._take(plan, ask, at_us)
                 if fresh is not None:
@@ -225,10 +226,19 @@ class Leases:
         held.expires_us = at_us + KEPT_US
         held.state, held.event, held.extra = RESERVED, None, None
         whole = Need(amounts[0] * PER_MILLION, 0, amounts[1], amounts[1], 0, 0, amounts[2], 0)
-        # First the journal: a slice that nobody knows of would stay held.
-        self._journal.opened(plan.subject.tenant, uid)
-        answer = self._storage.reserve_one(Ask(held, slice_plan, (whole,), 0))
+        try:
+            # First the journal: a slice that nobody knows of would stay held.
+            self._journal.opened(plan.subject.tenant, uid)
+            answer = self._storage.reserve_one(Ask(held, slice_plan, (whole,), 0))
+        except BaseException:
+            # Perhaps it is held all the same: then it is given back.
+            lost = Lease(plan, uid, (0, 0, 0, 0), b"", at_us)
+            lost.retired = True
+            self._retired[uid] = lost
+            self._keeper.wake()
+            raise
         if not isinstance(answer, Reservation) or not answer.allowed:
+            self._journal.reported(0, uid)
             return None
         committed = [
             balance.settled + balance.reserved + (*answer.amounts[:3], 0)[measure]
@@ -347,22 +357,29 @@ class Leases:
         Raises:
             StorageError: The store is out of reach; it is told later.
         """
-        for lease in {lease.uid: lease for lease in list(self._where.values())}.values():
+        for lease in [*self._leases.values(), *self._retired.values()]:
             with lease.lock:
                 if lease.spent:
                     self._report(lease, self._now())
 
     # -- reports ----------------------------------------------------------------------------
 
-    def _retire(self, lease: Lease, at_us: int) -> None:
+    def _retire(self, place: int, lease: Lease, at_us: int) -> None:
+        """Give out nothing more of a lease, and report it. Its place is locked."""
         with lease.lock:
             lease.retired = True
-            for uid, known in list(lease.open.items()):
-                if at_us >= known.expires_us:
-                    # Nobody resolved it in time: its money goes back, as the store does it.
-                    del lease.open[uid]
-                    self._where.pop(uid, None)
+            self._retired[lease.uid] = lease
+            self._leases.pop(place, None)
+            self._end_overdue(lease, at_us)
             self._report(lease, at_us)
+
+    def _end_overdue(self, lease: Lease, at_us: int) -> bool:
+        """Give back the money of calls that nobody resolved in time, as the store does it."""
+        overdue = [uid for uid, known in lease.open.items() if at_us >= known.expires_us]
+        for uid in overdue:
+            del lease.open[uid]
+            self._where.pop(uid, None)
+        return bool(overdue)
 
     def _report(self, lease: Lease, at_us: int) -> None:
         """Tell the store what was spent, and what stays held. The lease is locked.
@@ -389,11 +406,19 @@ class Leases:
         lease.spent = []
         for event in events:
             self._where.pop(int(event.key), None)
-        self._journal.reported(len(events), lease.uid if lease.retired and not lease.open else None)
+        ended = lease.retired and not lease.open
+        if ended:
+            self._retired.pop(lease.uid, None)
+        self._journal.reported(len(events), lease.uid if ended else None)
 
     def sweep(self) -> None:
         """Report the leases that are good no more, and give back what they do not need."""
         self._let_go(lambda lease, at_us: at_us >= lease.until_us)
+        for lease in list(self._retired.values()):
+            at_us = self._now()
+            with lease.lock:
+                if self._end_overdue(lease, at_us) or lease.spent or not lease.open:
+                    self._report_later_if_need_be(lease, at_us)
 
     def forget(self, scope: str) -> None:
         """Let leases go whose rules have changed; `"*"` means everybody's."""
@@ -408,24 +433,22 @@ class Leases:
         for place, lease in leases:
             if whether(lease, at_us):
                 with self._lock_of(place):
-                    try:
-                        self._retire(lease, at_us)
-                    except StorageError as error:
-                        self.report_errors += 1
-                        log.warning("a lease could not be reported yet: %s", error)
-                        continue
                     if self._leases.get(place) is lease:
-                        del self._leases[place]
+                        try:
+                            self._retire(place, lease, at_us)
+                        except StorageError as error:
+                            self.report_errors += 1
+                            log.warning("a lease could not be reported yet: %s", error)
 
     @property
     def idle(self) -> bool:
         """Whether no slice is held."""
-        return not self._leases
+        return not self._leases and not self._retired
 
     def close(self) -> None:
         """Report everything, and give back what is not needed for open calls."""
         self._let_go(lambda *_: True)
-        for lease in {lease.uid: lease for lease in list(self._where.values())}.values():
+        for lease in list(self._retired.values()):
             with lease.lock:
                 self._report_later_if_need_be(lease, self._now())
         self._journal.close()
@@ -472,8 +495,6 @@ class _Keeper:
 
     def wake(self) -> None:
         """See to the leases from now on."""
-        if self._running:
-            return
         with self._lock:
             if not self._running:
                 self._running = True
@@ -484,7 +505,10 @@ class _Keeper:
             time.sleep(LEASE_US / 2_000_000)
             leases = self._leases()
             if leases is not None:
-                leases.sweep()
+                try:
+                    leases.sweep()
+                except Exception:
+                    log.exception("leases could not be seen to; it is tried again")
             with self._lock:
                 if leases is None or leases.idle:
                     self._running = False

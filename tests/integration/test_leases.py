@@ -15,6 +15,7 @@ import pytest
 from fluxai import Governor, Policy, StorageError, Tool
 from fluxai.leases import Lease
 from fluxai.storage.sqlite import SqliteStorage
+from fluxai.testing.clock import FakeClock
 from tests.servers.tcp_proxy import TcpProxy
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="leases need flock")
@@ -204,6 +205,69 @@ def test_events_that_the_lease_can_t_take_are_settled_by_themselves(tmp_path: Pa
     assert governor.verify().ok
     other.close()
     governor.close()
+
+
+def test_a_call_that_outlives_its_lease_still_ends_with_its_ttl(tmp_path: Path) -> None:
+    """After its lease was reported an abandoned call holds its money for as long as any other."""
+    clock = FakeClock()
+    governor = Governor(f"sqlite:///{tmp_path}/ledger.db", spool=tmp_path / "spool", clock=clock)
+    governor.tools.put(Tool(id="t", cost_per_unit="0.01"))
+    governor.policies.put(
+        Policy(tenant_id="acme", limit_type="total", limit_value="10", lease="0.1")
+    )
+    governor.reserve(tenant="acme", tool="t")
+    clock.advance("11s")
+    governor.expire()
+    assert account(governor) == (0, Decimal("0.01"))
+    clock.advance("31m")
+    governor.expire()
+    assert account(governor) == (0, 0)
+    governor.close()
+
+
+def test_a_last_report_that_failed_is_made_up_for(tmp_path: Path) -> None:
+    """A lease that ended while the store was away is given back with the next look at leases."""
+    clock = FakeClock()
+    store = SqliteStorage(f"sqlite:///{tmp_path}/ledger.db")
+    governor = Governor(store, spool=tmp_path / "spool", clock=clock)
+    governor.tools.put(Tool(id="t", cost_per_unit="0.01"))
+    governor.policies.put(
+        Policy(tenant_id="acme", limit_type="total", limit_value="10", lease="0.1")
+    )
+    held = governor.reserve(tenant="acme", tool="t")
+    clock.advance("11s")
+    governor.expire()
+    resolve_one = store.resolve_one
+
+    def away(_: object) -> None:
+        raise StorageError("the store is away")
+
+    store.resolve_one = away  # type: ignore[method-assign, assignment]
+    governor.release(held)
+    store.resolve_one = resolve_one  # type: ignore[method-assign]
+    governor.expire()
+    assert account(governor) == (0, 0)
+    governor.close()
+
+
+def test_a_slice_whose_answer_was_lost_is_given_back(url: str, tmp_path: Path) -> None:
+    """The store holds a slice that its process knows nothing of: it does not stay so."""
+    governor = govern(url, tmp_path / "spool")
+    reserve_one = governor.storage.reserve_one
+
+    def lost(ask: object) -> None:
+        reserve_one(ask)  # type: ignore[arg-type]
+        raise StorageError("the answer was lost")
+
+    governor.storage.reserve_one = lost  # type: ignore[method-assign, assignment]
+    with pytest.raises(StorageError, match="the answer was lost"):
+        governor.reserve(tenant="acme", tool="t")
+    governor.storage.reserve_one = reserve_one  # type: ignore[method-assign]
+    assert account(governor) == (0, 1)
+    governor.expire()
+    assert account(governor) == (0, 0)
+    governor.close()
+    assert not list(tmp_path.glob("spool.*.lease"))
 
 
 def test_a_settle_that_garbage_collection_asks_for_waits_for_a_lease(
