@@ -41,7 +41,7 @@ from fluxai.core.ledger import (
     pick_output,
 )
 from fluxai.core.money import PER_MILLION
-from fluxai.spool import append_lines, lock_file, read_line, spool_line
+from fluxai.spool import append_lines, lock_file, read_line, spool_line, sync_folder
 from fluxai.storage import refusals
 from fluxai.storage.base import (
     Ask,
@@ -71,6 +71,8 @@ REPORT_MAX: Final = 256
 #: So long the store decides directly after a slice was too small.
 DIRECT_US: Final = 250_000
 DIRECT_REMEMBERED_MAX: Final = 10_000
+#: A journal is written afresh when so many of its lines, and most of them, count no more.
+LINES_MAX: Final = 4_096
 
 
 class Lease:
@@ -238,7 +240,7 @@ class Leases:
             self._keeper.wake()
             raise
         if not isinstance(answer, Reservation) or not answer.allowed:
-            self._journal.reported(0, uid)
+            self._journal.reported((), uid)
             return None
         committed = [
             balance.settled + balance.reserved + (*answer.amounts[:3], 0)[measure]
@@ -285,11 +287,11 @@ class Leases:
             event.outcome,
         )
         # On the disk before it is acknowledged.
-        self._journal.settled(Settle(item.tenant, item.uid, event), known)
+        self._journal.settled(settled, Settle(item.tenant, item.uid, event), known)
         with lease.lock:
             if lease.open.pop(item.uid, None) is None:
                 # Another thread settled it at the same time.
-                self._journal.reported(1, None)
+                self._journal.reported((settled,), None)
                 return self._settled_before(lease, item)
             known.state, known.event = SETTLED, settled
             actual = (settled.cost_nanousd, settled.tokens, settled.requests)
@@ -409,7 +411,7 @@ class Leases:
         ended = lease.retired and not lease.open
         if ended:
             self._retired.pop(lease.uid, None)
-        self._journal.reported(len(events), lease.uid if ended else None)
+        self._journal.reported(events, lease.uid if ended else None)
 
     def sweep(self) -> None:
         """Report the leases that are good no more, and give back what they do not need."""
@@ -585,7 +587,7 @@ class Journal:
     """What this process has leased and settled, and not reported: a file that it alone writes.
 
     The file is locked while its process lives, so that another one can tell whether it may take it
-    over.
+    over. It is locked before it is there under its name, and gone from there before it is let go.
     """
 
     def __init__(self, path: Path) -> None:
@@ -597,39 +599,46 @@ class Journal:
         self._lock = threading.Lock()
         self._path: Path | None = None
         self._file: Any = None
-        self._unreported = 0
+        self._written = 0
+        #: The lines that count still: of leases by their ids, of settlements by their events'
+        #: identity, for two threads may settle one call.
         self._leases: dict[int, str] = {}
+        self._settled: dict[int, str] = {}
 
     def opened(self, tenant: str, uid: int) -> None:
         """Note that a slice is about to be taken."""
+        line = _lease_line(tenant, uid)
         with self._lock:
-            self._leases[uid] = tenant
-        self._append(_lease_line(tenant, uid))
+            self._leases[uid] = line
+        self._append(line)
 
-    def settled(self, item: Settle, known: Reservation) -> None:
+    def settled(self, event: UsageEvent, item: Settle, known: Reservation) -> None:
         """Note a settlement, on the disk when this returns."""
+        line = spool_line(item, known)
         with self._lock:
-            self._unreported += 1
+            self._settled[id(event)] = line
         try:
-            self._append(spool_line(item, known))
+            self._append(line)
         except BaseException:
             # Perhaps it is in the file all the same: then it is settled there once more, by its id.
             with self._lock:
-                self._unreported -= 1
+                self._settled.pop(id(event), None)
             raise
 
-    def reported(self, count: int, ended: int | None) -> None:
-        """Note that the store knows so many settlements more, and that a lease has ended."""
+    def reported(self, events: Sequence[UsageEvent], ended: int | None) -> None:
+        """Note that the store knows of these settlements, and that a lease has ended."""
         with self._lock:
-            self._unreported -= count
+            for event in events:
+                self._settled.pop(id(event), None)
             if ended is not None:
                 self._leases.pop(ended, None)
-            if self._unreported == 0 and self._file is not None and count:
-                # All that is in it is in the store; leases that live on are noted again.
-                lines = [_lease_line(tenant, uid) for uid, tenant in self._leases.items()]
-                assert self._path is not None  # noqa: S101 -- made with the file
-                os.ftruncate(self._file.fileno(), 0)
-                append_lines(self._path, lines)
+            alive = len(self._leases) + len(self._settled)
+            if (events and not self._settled) or self._written > LINES_MAX + 2 * alive:
+                try:
+                    self._renew()
+                except OSError as error:
+                    # What is in the file too long is settled once more at worst, by its id.
+                    log.warning("a journal of leases can't be shortened yet: %s", error)
 
     def _append(self, line: str) -> None:
         try:
@@ -639,15 +648,38 @@ class Journal:
 
     def _write(self, lines: Sequence[str]) -> list[None]:
         with self._lock:
-            if self._file is None:
-                self._base.parent.mkdir(parents=True, exist_ok=True)
-                name = f"{self._base.name}.{os.getpid()}-{os.urandom(4).hex()}.lease"
-                self._path = self._base.with_name(name)
-                self._file = self._path.open("ab")
-                lock_file(self._file.fileno())
-            assert self._path is not None  # noqa: S101 -- made with the file
-            append_lines(self._path, lines)
+            if self._path is None:
+                self._renew()
+            else:
+                append_lines(self._path, lines)
+                self._written += len(lines)
         return [None] * len(lines)
+
+    def _renew(self) -> None:
+        """Begin a file with the lines that count, if any; then the old one goes."""
+        lines = [*self._leases.values(), *self._settled.values()]
+        path, file = None, None
+        if lines:
+            self._base.parent.mkdir(parents=True, exist_ok=True)
+            name = f"{self._base.name}.{os.getpid()}-{os.urandom(4).hex()}.lease"
+            path = self._base.with_name(name)
+            fresh = path.with_name(f"{name}.new")
+            file = fresh.open("ab")
+            try:
+                lock_file(file.fileno())
+                append_lines(fresh, lines)
+                fresh.rename(path)
+                sync_folder(path.parent)
+            except BaseException:
+                file.close()
+                fresh.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+                raise
+        (old_path, old_file), (self._path, self._file) = (self._path, self._file), (path, file)
+        self._written = len(lines)
+        if old_path is not None:
+            old_path.unlink(missing_ok=True)
+            old_file.close()
 
     def left_behind(
         self,
@@ -659,7 +691,8 @@ class Journal:
             if path == self._path:
                 continue
             with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-                if not lock_file(file.fileno(), wait=False):
+                if not lock_file(file.fileno(), wait=False) or not path.exists():
+                    # Its owner lives, or has just let go of it: then it counts no more.
                     continue
                 items: list[Settle] = []
                 leases: list[tuple[str, int]] = []
@@ -679,11 +712,11 @@ class Journal:
         """Close the file, and remove it where nothing is left in it."""
         self._writer.close()
         with self._lock:
+            if self._path is not None and not self._leases and not self._settled:
+                self._renew()
             if self._file is not None:
                 self._file.close()
-                if self._unreported == 0 and not self._leases and self._path is not None:
-                    self._path.unlink(missing_ok=True)
-                self._file = None
+            self._path = self._file = None
 
 
 def _lease_line(tenant: str, uid: int) -> str:

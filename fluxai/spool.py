@@ -126,7 +126,7 @@ class Spool:
             fresh.replace(self.path)
         else:
             self.path.unlink(missing_ok=True)
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -143,7 +143,7 @@ if sys.platform == "win32":
         """Do nothing: there, a file that is open can't be replaced by another process."""
         return wait
 
-    def _sync_folder(folder: Path) -> None:
+    def sync_folder(folder: Path) -> None:
         """Do nothing: there, folders can't be flushed."""
 
 else:
@@ -157,7 +157,7 @@ else:
             return False
         return True
 
-    def _sync_folder(folder: Path) -> None:
+    def sync_folder(folder: Path) -> None:
         """Make a file's being there, or not, as durable as its content."""
         number = os.open(folder, os.O_RDONLY)
         try:
@@ -178,7 +178,7 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
         file.flush()
         os.fsync(file.fileno())
     if not size:
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
 def spool_line(item: Settle, known: Reservation) -> str:

@@ -14,6 +14,7 @@ import pytest
 
 from fluxai import Governor, Policy, StorageError, Tool
 from fluxai.leases import Lease
+from fluxai.spool import lock_file
 from fluxai.storage.sqlite import SqliteStorage
 from fluxai.testing.clock import FakeClock
 from tests.servers.tcp_proxy import TcpProxy
@@ -291,4 +292,63 @@ def test_a_settle_that_garbage_collection_asks_for_waits_for_a_lease(
     monkeypatch.undo()
     governor.settle(governor.reserve(tenant="acme", tool="t"), cost="0.01")
     assert [call.state for call in ran] == ["released"]
+    governor.close()
+
+
+def test_a_journal_stays_short_under_constant_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was reported leaves the file, though something unreported is always in it."""
+    monkeypatch.setattr("fluxai.leases.REPORT_MAX", 4)
+    monkeypatch.setattr("fluxai.leases.LINES_MAX", 8)
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    governor = govern(url, tmp_path / "spool")
+    governor.policies.put(
+        Policy(tenant_id="beta", limit_type="total", limit_value="10", lease="0.1")
+    )
+    governor.settle(governor.reserve(tenant="beta", tool="t"), cost="0.01")
+    for _ in range(60):
+        governor.settle(governor.reserve(tenant="acme", tool="t"), cost="0.01")
+        (journal,) = tmp_path.glob("spool.*.lease")
+        assert len(journal.read_bytes().splitlines()) < 30
+    (tmp_path / "dead.1-1.lease").write_bytes(journal.read_bytes())
+    again = Governor(url, spool=tmp_path / "dead")
+    assert again.usage("beta").total_cost == Decimal("0.01")
+    again.close()
+    assert account(governor)[0] == Decimal("0.60")
+    assert governor.verify().ok
+    governor.close()
+    assert not list(tmp_path.glob("spool.*.lease*"))
+
+
+def test_a_journal_is_locked_whenever_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A governor that is opened at the worst moment takes nothing over from one that lives."""
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    governor = govern(url, tmp_path / "spool")
+    seen: list[Path] = []
+
+    def lock_late(number: int, *, wait: bool = True) -> bool:
+        if wait:
+            seen.extend(tmp_path.glob("spool.*.lease"))
+        return lock_file(number, wait=wait)
+
+    monkeypatch.setattr("fluxai.leases.lock_file", lock_late)
+    held = governor.reserve(tenant="acme", tool="t")
+    assert not seen
+    (journal,) = tmp_path.glob("spool.*.lease")
+    old = tmp_path / "spool.1-old.lease"
+    old.write_bytes(journal.read_bytes())
+
+    def let_go(number: int, *, wait: bool = True) -> bool:
+        # Its owner has begun another one, since this one was opened.
+        old.unlink(missing_ok=True)
+        return lock_file(number, wait=wait)
+
+    monkeypatch.setattr("fluxai.leases.lock_file", let_go)
+    Governor(url, spool=tmp_path / "spool").close()
+    assert account(governor) == (0, 1)
+    monkeypatch.undo()
+    governor.settle(held, cost="0.01")
     governor.close()
