@@ -22,6 +22,7 @@ import time
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -402,7 +403,7 @@ class Leases:
         if isinstance(answer, (Stale, Unknown, Conflict)):
             # Other rules count now, or the slice is gone: each event finds its own counters.
             for event in events:
-                self._settle_lost(Settle(lease.tenant, int(event.key), event))
+                self._settle_alone(Settle(lease.tenant, int(event.key), event))
             report.events = ()
             self._storage.resolve_one(report)
         lease.spent = []
@@ -412,6 +413,16 @@ class Leases:
         if ended:
             self._retired.pop(lease.uid, None)
         self._journal.reported(events, lease.uid if ended else None)
+
+    def _settle_alone(self, item: Settle) -> None:
+        """Settle what no lease stands for; what no store will ever take is put aside."""
+        try:
+            self._settle_lost(item)
+        except StorageError:
+            raise
+        except FluxAIError:
+            log.exception("a settlement of a lease can't be settled")
+            self._journal.reject(item)
 
     def sweep(self) -> None:
         """Report the leases that are good no more, and give back what they do not need."""
@@ -467,7 +478,7 @@ class Leases:
         done = 0
         for items, leases, forget in self._journal.left_behind():
             for item in items:
-                self._settle_lost(item)
+                self._settle_alone(item)
                 done += 1
             for tenant, uid in leases:
                 self._storage.resolve_one(
@@ -681,6 +692,12 @@ class Journal:
             old_path.unlink(missing_ok=True)
             old_file.close()
 
+    def reject(self, item: Settle) -> None:
+        """Put aside what no store will ever take, for a person to look at; as the spool does."""
+        known = item.event.source
+        assert isinstance(known, Reservation)  # noqa: S101 -- a lease decides reservations
+        append_lines(self._base.with_name(f"{self._base.name}.rejected"), [spool_line(item, known)])
+
     def left_behind(
         self,
     ) -> Iterator[tuple[list[Settle], list[tuple[str, int]], Callable[[], None]]]:
@@ -706,7 +723,7 @@ class Journal:
                     except (ValueError, KeyError, TypeError, FluxAIError) as error:
                         # The last line of a process that died while it wrote.
                         log.warning("a line of %s can't be read: %s", path, error)
-                yield items, leases, path.unlink
+                yield items, leases, partial(path.unlink, missing_ok=True)
 
     def close(self) -> None:
         """Close the file, and remove it where nothing is left in it."""

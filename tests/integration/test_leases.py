@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from fluxai import Governor, Policy, StorageError, Tool
+from fluxai import Governor, Policy, ReservationNotFound, StorageError, Tool
 from fluxai.leases import Lease
 from fluxai.spool import lock_file
+from fluxai.storage.base import Settle
 from fluxai.storage.sqlite import SqliteStorage
 from fluxai.testing.clock import FakeClock
 from tests.servers.tcp_proxy import TcpProxy
@@ -351,4 +352,31 @@ def test_a_journal_is_locked_whenever_it_is_there(
     assert account(governor) == (0, 1)
     monkeypatch.undo()
     governor.settle(held, cost="0.01")
+    governor.close()
+
+
+def test_what_no_store_takes_keeps_no_governor_from_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line of a dead process's journal that can't be settled is put aside, the rest counts."""
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    governor = govern(url, tmp_path / "spool")
+    calls = [governor.reserve(tenant="acme", tool="t") for _ in range(2)]
+    for call in calls:
+        governor.settle(call, cost="0.01")
+    (journal,) = tmp_path.glob("spool.*.lease")
+    (tmp_path / "dead.1-1.lease").write_bytes(journal.read_bytes())
+    replay_one = Governor._replay_one
+
+    def pruned(self: Governor, item: Settle) -> None:
+        if item.uid == calls[0].uid:
+            raise ReservationNotFound("it is older than what was pruned")
+        replay_one(self, item)
+
+    monkeypatch.setattr(Governor, "_replay_one", pruned)
+    again = Governor(url, spool=tmp_path / "dead")
+    assert [event.reservation_id for event in again.events()] == [calls[1].id]
+    assert calls[0].id in (tmp_path / "dead.rejected").read_text()
+    assert not list(tmp_path.glob("dead.*.lease"))
+    again.close()
     governor.close()
