@@ -1010,6 +1010,7 @@ class Governor:
         check_reason("reason", reason)
         check_text("by", by)
         key = event_key(event_id)
+        self._report_leases()
         event = self.storage.find_event(tenant, key)
         if event is None:
             raise NotFound(f"event_id: no event {event_id!r}")
@@ -1188,6 +1189,7 @@ class Governor:
         """List reservations, newest first."""
         if state is not None:
             one_of("state", state, ("pending", "reserved", "settled", "released", "expired"))
+        self._report_leases()
         return self.storage.reservations(state=state, tenant=tenant, limit=count("limit", limit, 1))
 
     def explain(self, decision: Decision | str, *, tenant: str | None = None) -> Decision:

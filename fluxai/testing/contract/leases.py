@@ -117,6 +117,15 @@ class Leases(Case):
             assert lessee.settle(call, cost="0.003").cost == Decimal("0.003")
         assert sums(lessee)[0] == Decimal("0.006")
 
+    def test_a_settlement_is_corrected_and_listed_at_once(self, lessee: Governor) -> None:
+        """Whoever names an event that is not reported yet finds it."""
+        settlement = lessee.settle(cent(lessee), cost="0.004")
+        lessee.adjust(settlement.id, "-0.001", reason="refund", by="me", tenant=TENANT)
+        call = cent(lessee)
+        lessee.settle(call, cost="0.002")
+        assert call.id in [found.id for found in lessee.reservations(state="settled")]
+        assert sums(lessee)[0] == Decimal("0.005")
+
     def test_an_open_call_is_found_by_its_id(self, lessee: Governor) -> None:
         """Settle, release and extend take the bare id too."""
         first, second = cent(lessee), cent(lessee)
