@@ -228,6 +228,7 @@ class Governor:
         except StorageError as error:
             log.warning("the store can't be read yet; spooled settlements wait: %s", error)
             self._alerts.append(self._replay_some)
+            self._alerts.append(self._recover_leases)
 
     def _open_leases(self) -> Leases | None:
         """Decide out of leases what may be, where the store grants any and this machine can."""
@@ -242,6 +243,15 @@ class Governor:
         self._reserve_one, self._resolve_one = leases.reserve_one, leases.resolve_one
         self._find = leases.find
         return leases
+
+    def _recover_leases(self) -> None:
+        """Take over what dead processes leased, now that the store has answered."""
+        try:
+            if self.leases is not None:
+                self.leases.recover()
+        except StorageError as error:
+            log.warning("the journals of dead processes wait: %s", error)
+            self._alerts.append(self._recover_leases)
 
     def _report_leases(self) -> None:
         """Tell the store what was settled out of leases, so that it is in what is read next."""

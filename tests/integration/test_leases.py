@@ -355,6 +355,33 @@ def test_a_journal_is_locked_whenever_it_is_there(
     governor.close()
 
 
+def test_a_journal_that_waited_for_the_store_is_taken_over_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A governor that opens while the store fails settles the dead's journal once it answers."""
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    governor = govern(url, tmp_path / "spool")
+    governor.settle(governor.reserve(tenant="acme", tool="t"), cost="0.01")
+    (journal,) = tmp_path.glob("spool.*.lease")
+    (tmp_path / "dead.1-1.lease").write_bytes(journal.read_bytes())
+    replay_one, away = Governor._replay_one, [True]
+
+    def replay(self: Governor, item: Settle) -> None:
+        if away:
+            raise StorageError("the store is away")
+        replay_one(self, item)
+
+    monkeypatch.setattr(Governor, "_replay_one", replay)
+    again = Governor(url, spool=tmp_path / "dead")
+    assert list(tmp_path.glob("dead.*.lease"))
+    away.clear()
+    again.settle(again.reserve(tenant="other", tool="t"), cost="0.01")
+    assert not list(tmp_path.glob("dead.*.lease"))
+    assert len(again.events(tenant="acme")) == 1
+    again.close()
+    governor.close()
+
+
 def test_what_no_store_takes_keeps_no_governor_from_opening(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
