@@ -235,6 +235,9 @@ class Governor:
         spool = self._spool_file()
         if not self.storage.capabilities.lease or spool is None or sys.platform == "win32":
             return None
+        if self._on_expiry == "settle":
+            # What nobody resolved has to be charged: so the store has to know of it.
+            return None
         from fluxai.leases import Leases
 
         leases = Leases(

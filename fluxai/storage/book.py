@@ -628,11 +628,13 @@ class Book:
     def _end(self, reservation: Reservation, at_us: int, *, settle: bool) -> bool:
         """End one overdue reservation; say whether it was settled rather than released.
 
-        One that waits for an approval, or for the run that was approved, was surely not charged.
+        One that waits for an approval, or for the run that was approved, was surely not charged;
+        nor was a lease, whose calls are charged by themselves.
         """
         approval = reservation.extra.approval if reservation.extra is not None else None
         waits = approval is not None and approval.state in ("pending", "approved")
-        if settle and reservation.state == RESERVED and not waits:
+        leased = reservation._method == "lease"
+        if settle and reservation.state == RESERVED and not waits and not leased:
             self._expire_settled(reservation, at_us)
             return True
         self._expire_one(reservation, at_us)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,21 @@ class Leases(Case):
         clock.advance("2m")
         lessee.expire()
         assert sums(lessee) == (0, 0)
+
+    def test_a_slice_that_expires_is_not_charged(
+        self, lessee: Governor, open_governor: Callable[..., Governor], clock: FakeClock
+    ) -> None:
+        """Where expiry settles, calls are decided by the store, and lost slices given back."""
+        cent(lessee)
+        other = open_governor(on_expiry="settle")
+        call = cent(other, ttl="1m")
+        assert stored(other, call) == "reserved"
+        clock.advance("8d")
+        done = other.expire()
+        assert (done.released, done.settled) == (1, 1)
+        past = clock.now - timedelta(days=9)
+        assert other.usage(TENANT, start=past, end=clock.now).total_cost == CENT
+        assert other.verify().ok
 
     def test_a_lease_ends_with_its_window(self, lessee: Governor, clock: FakeClock) -> None:
         """Yesterday's slice pays for no call of today; yesterday's calls settle into yesterday."""

@@ -388,7 +388,7 @@ DECLARE
     e fluxai.events;
 BEGIN
     PERFORM fluxai.hold(r.counters, ARRAY[r.cost, r.tokens, r.requests, r.concurrent], -1);
-    IF settle AND r.state = 'reserved' AND NOT EXISTS (
+    IF settle AND r.state = 'reserved' AND r.method <> 'lease' AND NOT EXISTS (
         SELECT FROM fluxai.approvals AS a
         WHERE a.tenant = r.tenant AND a.id = r.id AND a.state IN ('pending', 'approved'))
     THEN
