@@ -696,7 +696,11 @@ class Journal:
         """Put aside what no store will ever take, for a person to look at; as the spool does."""
         known = item.event.source
         assert isinstance(known, Reservation)  # noqa: S101 -- a lease decides reservations
-        append_lines(self._base.with_name(f"{self._base.name}.rejected"), [spool_line(item, known)])
+        path = self._base.with_name(f"{self._base.name}.rejected")
+        try:
+            append_lines(path, [spool_line(item, known)])
+        except OSError as error:
+            raise StorageError(f"{path} can't be written: {error}") from error
 
     def left_behind(
         self,
