@@ -121,7 +121,7 @@ TOKENS_MAX = 10**12
 SHORT_PROMPT = 8_000
 CLOCK_STEP_LOGGED_US = 5_000_000
 #: Code that may be interrupted while it holds a lock that a verb needs.
-_LOCKING = ("fluxai.storage.", "fluxai.spool", "fluxai.leases")
+_LOCKING = ("fluxai.storage.", "fluxai.spool", "fluxai.leases", "fluxai.journal")
 _LOCKING_CALLS = frozenset({"submit", "_adjust_thread_count", "shutdown"})
 
 Sink = Callable[[Any], None]

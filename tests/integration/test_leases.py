@@ -15,7 +15,8 @@ import pytest
 from fluxai import Governor, Policy, ReservationNotFound, StorageError, Tool
 from fluxai.leases import Lease
 from fluxai.spool import lock_file
-from fluxai.storage.base import Settle
+from fluxai.storage.base import Settle, Storage
+from fluxai.storage.postgres import PostgresStorage
 from fluxai.storage.sqlite import SqliteStorage
 from fluxai.testing.clock import FakeClock
 from tests.servers.tcp_proxy import TcpProxy
@@ -38,7 +39,7 @@ sys.stdin.read()
 """
 
 
-def govern(url: str, spool: Path) -> Governor:
+def govern(url: str | Storage, spool: Path) -> Governor:
     """Open a governor with a leased limit of ten dollars."""
     governor = Governor(url, spool=spool)
     governor.tools.put(Tool(id="t", cost_per_unit="0.01"))
@@ -96,7 +97,8 @@ def test_a_settlement_needs_no_store(
     postgres_url: str, postgres_proxy: TcpProxy, tmp_path: Path
 ) -> None:
     """While the server is away calls go on within the slice, and are reported when it is back."""
-    governor = govern(postgres_proxy.through(postgres_url), tmp_path / "spool")
+    store = PostgresStorage(postgres_proxy.through(postgres_url), patience_s=0.2)
+    governor = govern(store, tmp_path / "spool")
     first = governor.reserve(tenant="acme", tool="t")
     postgres_proxy.stop_accepting()
     postgres_proxy.cut()
@@ -301,7 +303,7 @@ def test_a_journal_stays_short_under_constant_load(
 ) -> None:
     """What was reported leaves the file, though something unreported is always in it."""
     monkeypatch.setattr("fluxai.leases.REPORT_MAX", 4)
-    monkeypatch.setattr("fluxai.leases.LINES_MAX", 8)
+    monkeypatch.setattr("fluxai.journal.LINES_MAX", 8)
     url = f"sqlite:///{tmp_path}/ledger.db"
     governor = govern(url, tmp_path / "spool")
     governor.policies.put(
@@ -335,7 +337,7 @@ def test_a_journal_is_locked_whenever_it_is_there(
             seen.extend(tmp_path.glob("spool.*.lease"))
         return lock_file(number, wait=wait)
 
-    monkeypatch.setattr("fluxai.leases.lock_file", lock_late)
+    monkeypatch.setattr("fluxai.journal.lock_file", lock_late)
     held = governor.reserve(tenant="acme", tool="t")
     assert not seen
     (journal,) = tmp_path.glob("spool.*.lease")
@@ -347,7 +349,7 @@ def test_a_journal_is_locked_whenever_it_is_there(
         old.unlink(missing_ok=True)
         return lock_file(number, wait=wait)
 
-    monkeypatch.setattr("fluxai.leases.lock_file", let_go)
+    monkeypatch.setattr("fluxai.journal.lock_file", let_go)
     Governor(url, spool=tmp_path / "spool").close()
     assert account(governor) == (0, 1)
     monkeypatch.undo()
