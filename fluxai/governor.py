@@ -193,7 +193,12 @@ class Governor:
         self._spool_path = spool
         self._spool: Spool | None = None
         self.storage: Storage = open_storage(storage)
-        self.storage.migrate()
+        try:
+            self.storage.migrate()
+        except BaseException:
+            if isinstance(storage, str):
+                self.storage.close()
+            raise
         self.storage.settle_on_expiry = on_expiry == "settle"
         #: Alerts for the sinks, and what has to be done after the next verb.
         self._alerts: deque[Any] = self.storage.notices.alerts
@@ -285,9 +290,10 @@ class Governor:
 
     def _measure_offset(self) -> None:
         """Follow the store's clock where several machines share one; never a clock passed in."""
+        at_us = self.clock.now_us()
         if not isinstance(self.clock, SystemClock):
             return
-        self._offset_us = self.storage.now_offset_us(self.clock.now_us())
+        self._offset_us = self.storage.now_offset_us(at_us)
         if abs(self._offset_us) > CLOCK_STEP_LOGGED_US:
             log.warning(
                 "this machine's clock differs from the store's by %.1f s; the store's is used",

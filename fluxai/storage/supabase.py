@@ -134,7 +134,8 @@ class RestCaller:
         code, said = str(error.code or ""), " ".join(str(error.message or error).split())[:500]
         if code.startswith(BAD_DATA) and code != _NO_SUCH_ROLE:
             return RefusedData(said)
-        if code in _AWAY or code.startswith(PASSING):
+        # A server that is going down may answer with nothing at all.
+        if not code or code in _AWAY or code.startswith(PASSING):
             return Unreachable(f"{self.place} is out of reach: {said} ({code})")
         remedy = _REMEDIES.get(code)
         return StorageError(

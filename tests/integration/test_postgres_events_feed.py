@@ -12,7 +12,6 @@ import psycopg
 
 from fluxai.storage.batches import Batch
 from fluxai.storage.postgres import PostgresStorage
-from tests.integration.test_postgres_months import until_waiting
 from tests.unit.storage.making import USD, Limit, Maker, plan_for
 
 WRITERS = 6
@@ -29,6 +28,19 @@ def follow(read: Callable[[int], list[int]], done: threading.Event) -> list[int]
         seen += found
         if over and not found:
             return seen
+
+
+def until_waiting(url: str, blocker: psycopg.Connection[Any]) -> None:
+    """Return once another session waits for what `blocker` has locked."""
+    pid = blocker.info.backend_pid
+    with psycopg.connect(url, autocommit=True) as connection:
+        while True:
+            row = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))",
+                (pid,),
+            ).fetchone()
+            if row is not None and row[0]:
+                return
 
 
 def test_a_reader_sees_every_event_once_while_many_write_and_roll_back(

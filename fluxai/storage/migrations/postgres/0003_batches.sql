@@ -183,6 +183,8 @@ BEGIN
             c_reserved[n] := c.reserved;
             c_head[n] := c.head;
             c_stored[n] := c.stored;
+        ELSIF c_id[n] IS NULL THEN
+            c_id[n] := 0; -- no counter's; a NULL here would hide all others from `<> ALL`
         ELSIF c_head[n] IS NOT NULL THEN
             turned := fluxai.turn(c_id[n], c_head[n], c_width[n], now_us);
             c_settled[n] := c_settled[n] - turned.gone;
