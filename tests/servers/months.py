@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any, LiteralString
 
@@ -38,9 +38,8 @@ def ledger(url: str, start: datetime) -> Iterator[tuple[Governor, FakeClock]]:
 
 def migrate(url: str) -> None:
     """Make a ledger."""
-    storage = PostgresStorage(url)
-    storage.migrate()
-    storage.close()
+    with closing(PostgresStorage(url)) as storage:
+        storage.migrate()
 
 
 def limit(governor: Governor, value: str = "1000", **fields: Any) -> None:
