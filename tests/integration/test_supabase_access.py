@@ -215,7 +215,9 @@ STRANGERS: dict[str, Callable[[Postgrest], str | None]] = {
 @pytest.fixture
 def http() -> Iterator[httpx.Client]:
     """Return what closes the connections of a test."""
-    with httpx.Client(timeout=30) as client:
+    # A kept connection may be closed by its other end just as it is used again.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    with httpx.Client(timeout=30, limits=limits) as client:
         yield client
 
 
