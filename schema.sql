@@ -1181,7 +1181,9 @@ CREATE FUNCTION fluxai.carry_out(batch jsonb) RETURNS json
 LANGUAGE plpgsql SET search_path = ''
 -- Everything is found by its key: a plan that was made while a table was small must not stay with
 -- reading it whole.
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+-- And making one costs more than running it.
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     -- Texts of JSON: of what the most calls need, no value is built that is only to be written.
     answers text[] := '{}';
@@ -1215,23 +1217,23 @@ DECLARE
     bucket bigint;
     -- Plans, their candidates, and the candidates' keys and checks; a candidate has those from one
     -- number to another.
-    plan_first integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'plan_first'));
+    plan_first integer[] := '{}';
     plan_stale boolean[];
     plan_id bigint[];
     idle integer[] := '{}';
-    key_from integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'key_from'));
-    key_to integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'key_to'));
-    key_counter integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'key_counter'));
-    windows text[] := ARRAY(SELECT jsonb_array_elements_text(batch->'windows'));
-    run_tool text[] := ARRAY(SELECT jsonb_array_elements_text(batch->'tool'));
-    run_model text[] := ARRAY(SELECT jsonb_array_elements_text(batch->'model'));
-    check_from integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'check_from'));
-    check_to integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'check_to'));
-    check_counter integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'check_counter'));
-    check_measure integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'check_measure'));
-    check_limit bigint[] := ARRAY(SELECT jsonb_array_elements_text(batch->'check_limit'));
-    check_code integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'check_code'));
-    check_fallback integer[] := ARRAY(SELECT jsonb_array_elements_text(batch->'check_fallback'));
+    key_from integer[] := '{}';
+    key_to integer[] := '{}';
+    key_counter integer[] := '{}';
+    windows text[] := '{}';
+    run_tool text[] := '{}';
+    run_model text[] := '{}';
+    check_from integer[] := '{}';
+    check_to integer[] := '{}';
+    check_counter integer[] := '{}';
+    check_measure integer[] := '{}';
+    check_limit bigint[] := '{}';
+    check_code integer[] := '{}';
+    check_fallback integer[] := '{}';
     held_in text[] := '{}';
     -- What is settled, in the order of the batch.
     s record;
@@ -1292,70 +1294,89 @@ BEGIN
     SELECT h.counted_us, h.counted_us > -62104060800000000 INTO horizon_us, pruned
     FROM fluxai.horizon AS h;
 
-    -- Plans: those that were compiled from other rules are stale.
-    IF batch ? 'texts' THEN
-        INSERT INTO fluxai.plans (digest, candidates)
-            SELECT t.key, t.value FROM jsonb_each_text(batch->'texts') AS t ORDER BY 1
-            ON CONFLICT DO NOTHING;
-    END IF;
-    plan_stale := ARRAY(
-        SELECT (p->>1)::bigint <> every OR (p->>2)::bigint <> (versions->>(p->>0))::bigint
-        FROM jsonb_array_elements(batch->'plans') AS p);
-    plan_id := ARRAY(
-        SELECT (SELECT f.id FROM fluxai.plans AS f WHERE f.digest = p->>3)
-        FROM jsonb_array_elements(batch->'plans') AS p);
+    IF batch->'asks' <> '[]' THEN
+        SELECT ARRAY(SELECT jsonb_array_elements_text(batch->'plan_first')),
+            ARRAY(SELECT jsonb_array_elements_text(batch->'key_from')),
+            ARRAY(SELECT jsonb_array_elements_text(batch->'key_to')),
+            ARRAY(SELECT jsonb_array_elements_text(batch->'key_counter')),
+            ARRAY(SELECT jsonb_array_elements_text(batch->'windows')),
+            ARRAY(SELECT jsonb_array_elements_text(batch->'tool')),
+            ARRAY(SELECT jsonb_array_elements_text(batch->'model')),
+            ARRAY(SELECT jsonb_array_elements_text(batch->'check_from')),
+            ARRAY(SELECT jsonb_array_elements_text(batch->'check_to')),
+            ARRAY(SELECT jsonb_array_elements_text(batch->'check_counter')),
+            ARRAY(SELECT jsonb_array_elements_text(batch->'check_measure')),
+            ARRAY(SELECT jsonb_array_elements_text(batch->'check_limit')),
+            ARRAY(SELECT jsonb_array_elements_text(batch->'check_code')),
+            ARRAY(SELECT jsonb_array_elements_text(batch->'check_fallback'))
+        INTO plan_first, key_from, key_to, key_counter, windows, run_tool, run_model, check_from,
+            check_to, check_counter, check_measure, check_limit, check_code, check_fallback;
 
-    -- What only stale plans name is not opened: nothing may feed it any more.
-    IF true = ANY (plan_stale) THEN
-        idle := ARRAY(
-            SELECT f.counter FROM (
-                SELECT key_counter[m] AS counter, plan_stale[(
-                    SELECT max(p.n) FROM unnest(plan_first) WITH ORDINALITY AS p (first, n)
-                    WHERE p.first <= f.candidate)] AS stale
-                FROM unnest(key_from, key_to) WITH ORDINALITY AS f (low, high, candidate),
-                    generate_series(f.low, f.high) AS m
-            ) AS f
-            GROUP BY 1 HAVING bool_and(f.stale));
-    END IF;
-
-    -- Counters of the keys. (Tenant, scope, value, measure, kind, start, end.)
-    SELECT array_agg(f.id ORDER BY e.n), array_agg(f.settled ORDER BY e.n),
-        array_agg(f.reserved ORDER BY e.n), array_agg(f.head ORDER BY e.n),
-        array_agg(fluxai.measure_of(e.k->>3, e.k->>4) ORDER BY e.n),
-        array_agg(fluxai.bucket_us(e.k->>4) ORDER BY e.n),
-        array_agg(false), array_agg(true)
-    INTO c_id, c_settled, c_reserved, c_head, c_measure, c_width, c_dirty, c_stored
-    FROM jsonb_array_elements(batch->'keys') WITH ORDINALITY AS e (k, n)
-    LEFT JOIN fluxai.counters AS f ON f.tenant = e.k->>0 AND f.scope = e.k->>1
-        AND f.value = e.k->>2 AND f.measure = e.k->>3 AND f.kind = e.k->>4
-        AND f.start_us = (e.k->>5)::bigint;
-    -- Without any key these are NULL, which no array may be.
-    c_id := coalesce(c_id, '{}');
-    FOR n IN 1 .. cardinality(c_id) LOOP
-        IF c_id[n] IS NULL AND n <> ALL (idle) THEN
-            need := batch->'keys'->(n - 1);
-            SELECT * INTO c FROM fluxai.open_counter(
-                need->>0, need->>1, need->>2, need->>3, need->>4, (need->>5)::bigint,
-                (need->>6)::bigint, now_us, false);
-            c_id[n] := c.id;
-            c_settled[n] := c.settled;
-            c_reserved[n] := c.reserved;
-            c_head[n] := c.head;
-            c_stored[n] := c.stored;
-        ELSIF c_id[n] IS NULL THEN
-            c_id[n] := 0; -- no counter's; a NULL here would hide all others from `<> ALL`
-        ELSIF c_head[n] IS NOT NULL THEN
-            turned := fluxai.turn(c_id[n], c_head[n], c_width[n], now_us);
-            c_settled[n] := c_settled[n] - turned.gone;
-            c_dirty[n] := turned.head > c_head[n];
-            c_head[n] := turned.head;
+        -- Plans: those that were compiled from other rules are stale.
+        IF batch ? 'texts' THEN
+            INSERT INTO fluxai.plans (digest, candidates)
+                SELECT t.key, t.value FROM jsonb_each_text(batch->'texts') AS t ORDER BY 1
+                ON CONFLICT DO NOTHING;
         END IF;
-    END LOOP;
-    FOR g IN 1 .. cardinality(key_from) LOOP
-        held_in[g] := '{' || array_to_string(ARRAY(
-            SELECT c_id[key_counter[m]] FROM generate_series(key_from[g], key_to[g]) AS m
-            ORDER BY m), ',') || '}';
-    END LOOP;
+        plan_stale := ARRAY(
+            SELECT (p->>1)::bigint <> every OR (p->>2)::bigint <> (versions->>(p->>0))::bigint
+            FROM jsonb_array_elements(batch->'plans') AS p);
+        plan_id := ARRAY(
+            SELECT (SELECT f.id FROM fluxai.plans AS f WHERE f.digest = p->>3)
+            FROM jsonb_array_elements(batch->'plans') AS p);
+
+        -- What only stale plans name is not opened: nothing may feed it any more.
+        IF true = ANY (plan_stale) THEN
+            idle := ARRAY(
+                SELECT f.counter FROM (
+                    SELECT key_counter[m] AS counter, plan_stale[(
+                        SELECT max(p.n) FROM unnest(plan_first) WITH ORDINALITY AS p (first, n)
+                        WHERE p.first <= f.candidate)] AS stale
+                    FROM unnest(key_from, key_to) WITH ORDINALITY AS f (low, high, candidate),
+                        generate_series(f.low, f.high) AS m
+                ) AS f
+                GROUP BY 1 HAVING bool_and(f.stale));
+        END IF;
+
+        -- Counters of the keys. (Tenant, scope, value, measure, kind, start, end.)
+        SELECT array_agg(f.id ORDER BY e.n), array_agg(f.settled ORDER BY e.n),
+            array_agg(f.reserved ORDER BY e.n), array_agg(f.head ORDER BY e.n),
+            array_agg(fluxai.measure_of(e.k->>3, e.k->>4) ORDER BY e.n),
+            array_agg(fluxai.bucket_us(e.k->>4) ORDER BY e.n),
+            array_agg(false), array_agg(true)
+        INTO c_id, c_settled, c_reserved, c_head, c_measure, c_width, c_dirty, c_stored
+        FROM jsonb_array_elements(batch->'keys') WITH ORDINALITY AS e (k, n)
+        LEFT JOIN fluxai.counters AS f ON f.tenant = e.k->>0 AND f.scope = e.k->>1
+            AND f.value = e.k->>2 AND f.measure = e.k->>3 AND f.kind = e.k->>4
+            AND f.start_us = (e.k->>5)::bigint;
+        -- Without any key these are NULL, which no array may be.
+        c_id := coalesce(c_id, '{}');
+        FOR n IN 1 .. cardinality(c_id) LOOP
+            IF c_id[n] IS NULL AND n <> ALL (idle) THEN
+                need := batch->'keys'->(n - 1);
+                SELECT * INTO c FROM fluxai.open_counter(
+                    need->>0, need->>1, need->>2, need->>3, need->>4, (need->>5)::bigint,
+                    (need->>6)::bigint, now_us, false);
+                c_id[n] := c.id;
+                c_settled[n] := c.settled;
+                c_reserved[n] := c.reserved;
+                c_head[n] := c.head;
+                c_stored[n] := c.stored;
+            ELSIF c_id[n] IS NULL THEN
+                c_id[n] := 0; -- no counter's; a NULL here would hide all others from `<> ALL`
+            ELSIF c_head[n] IS NOT NULL THEN
+                turned := fluxai.turn(c_id[n], c_head[n], c_width[n], now_us);
+                c_settled[n] := c_settled[n] - turned.gone;
+                c_dirty[n] := turned.head > c_head[n];
+                c_head[n] := turned.head;
+            END IF;
+        END LOOP;
+        FOR g IN 1 .. cardinality(key_from) LOOP
+            held_in[g] := '{' || array_to_string(ARRAY(
+                SELECT c_id[key_counter[m]] FROM generate_series(key_from[g], key_to[g]) AS m
+                ORDER BY m), ',') || '}';
+        END LOOP;
+    END IF;
 
     -- Settle.
     FOR s IN
