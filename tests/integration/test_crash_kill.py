@@ -43,6 +43,7 @@ def test_killed_under_load_every_acknowledged_settlement_is_there(
             assert process.wait() == -signal.SIGKILL
     assert len(set(ids)) == len(ids) >= 2 * acknowledged
 
+    workers.until_alone(url)
     clock = FakeClock(datetime.now(UTC))
     with Governor(url, clock=clock) as governor:
         assert governor.verify().ok
@@ -76,6 +77,7 @@ def test_killed_again_and_again_nothing_adds_up_to_anything_else(url: str) -> No
                 process.send_signal(signal.SIGKILL)
                 lines = process.stdout.read().splitlines(keepends=True)
                 ids |= {line.strip() for line in lines if line.endswith("\n")}
+    workers.until_alone(url)
     with Governor(url) as governor:
         assert governor.verify().ok
         events = {event.id for event in governor.events(limit=1_000_000)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-import psycopg
 import pytest
 
 from fluxai import Governor
@@ -14,19 +13,6 @@ from tests.servers.postgres import PostgresServer
 
 PROCESSES = 2
 THREADS = 4
-
-
-def until_alone(url: str) -> None:
-    """Return once the server has ended the sessions of clients that were killed.
-
-    What one of them had asked for last may still be committed until then.
-    """
-    with psycopg.connect(url, autocommit=True) as connection:
-        while connection.execute(
-            "SELECT FROM pg_stat_activity WHERE datname = current_database() "
-            "AND application_name = 'fluxai'"
-        ).fetchall():
-            pass
 
 
 @pytest.mark.parametrize("acknowledged", [5, 60])
@@ -55,7 +41,7 @@ def test_a_crash_of_the_server_loses_nothing_acknowledged_and_doubles_nothing(
             process.kill()
             lines = process.stdout.read().splitlines(keepends=True)
             ids += [line.strip() for line in lines if line.endswith("\n")]
-    until_alone(postgres_url)
+    workers.until_alone(postgres_url)
     assert all(ids), "a client gave up"
     assert len(set(ids)) == len(ids) >= 3 * PROCESSES * acknowledged
     with Governor(postgres_url) as governor:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 _SCRIPT = Path(__file__).with_name("ledger_worker.py")
 PATIENCE_S = 120
 
@@ -59,3 +61,18 @@ def finished(processes: Sequence[subprocess.Popen[str]]) -> list[dict[str, Any]]
         assert process.returncode == 0
         said.append(json.loads(out.splitlines()[-1]))
     return said
+
+
+def until_alone(url: str) -> None:
+    """Return once a server has ended the sessions of clients that were killed; a file has none.
+
+    What one of them had asked for last may still be committed until then.
+    """
+    if not url.startswith("postgresql"):
+        return
+    with psycopg.connect(url, autocommit=True) as connection:
+        while connection.execute(
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name = 'fluxai'"
+        ).fetchall():
+            pass
