@@ -24,7 +24,7 @@ from fluxai.models.model import Model
 from fluxai.policy.catalog import ToolCatalog
 from fluxai.policy.compile import Extra, RuleIndex, RuleSet, compile_plan
 from fluxai.policy.needs import Request, need_again, needs_of, units_of
-from fluxai.policy.records import Grant, Policy, Tenant, Tool, User
+from fluxai.policy.records import Grant, Policy, Tenant, Tool, User, use_validators
 from fluxai.storage.base import Ask, Rules, Storage
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Planner:
         registered: bool,
         without_rules: bool = False,
     ) -> None:
+        use_validators()
         self._storage = storage
         self._registry = registry
         self._estimator = estimator

@@ -360,6 +360,21 @@ class Grant(_Record):
     granted_at: datetime | None = None
 
 
+def use_validators() -> None:
+    """Validate a record once, so that threads that validate others later can't harm a fork.
+
+    pydantic loads what reads a `Decimal` or a time when it first meets one, under a lock of its
+    own. A process forked in that moment would wait for that lock for ever.
+    """
+    now = "2020-01-01T00:00:00Z"
+    Grant.model_validate(
+        {"id": "-", "policy_id": "-", "tenant_id": "-", "amount": "1", "until": now, "by": "-"}
+    )
+    Policy.model_validate(
+        {"tenant_id": "-", "limit_type": "rolling", "limit_value": "1", "window": "1d"}
+    )
+
+
 def dump(record: BaseModel) -> dict[str, Any]:
     """Turn a record into what storage keeps."""
     return record.model_dump(mode="json")

@@ -164,6 +164,35 @@ def fork_under_load(governor: Governor, threads: int, forks: int) -> None:
     say(children=children, parents=parents, ok=governor.verify().ok)
 
 
+def fork_at_first_use(_: Governor, times: int) -> None:
+    """Fork while another thread makes a record; say which children could make one themselves.
+
+    Each time in a child of its own, where no thread has made one yet.
+    """
+    from fluxai import Tool
+
+    def make() -> object:
+        return Tool(id=TOOL, cost_per_unit="0.10").id
+
+    def experiment() -> object:
+        begun = threading.Barrier(2)
+
+        def other() -> None:
+            begun.wait()
+            make()
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        begun.wait()
+        for _ in range(random.randrange(10_000)):
+            pass
+        made = in_child(make)
+        thread.join()
+        return made
+
+    say(made=[in_child(experiment) for _ in range(times)])
+
+
 def fork_in_memory(governor: Governor) -> None:
     """Use a store in memory on both sides of a fork; say which verbs the child was refused."""
     held = governor.reserve(tenant=TENANT, tool=TOOL)
@@ -206,6 +235,7 @@ WORK: dict[str, Callable[..., None]] = {
         through_crashes,
         fork_and_pay,
         fork_under_load,
+        fork_at_first_use,
         fork_in_memory,
     )
 }

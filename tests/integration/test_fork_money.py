@@ -11,7 +11,7 @@ import pytest
 from fluxai import Governor
 from tests.integration import workers
 from tests.integration.conftest import empty_store
-from tests.integration.ledger_worker import TENANT, prepare
+from tests.integration.ledger_worker import TENANT, TOOL, prepare
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
 
@@ -51,6 +51,15 @@ def test_forked_while_other_threads_pay(url: str) -> None:
         (budget,) = governor.budgets(TENANT)
         assert budget.settled == (24 + said["parents"]) * Decimal("0.10")
         assert budget.reserved == 0
+
+
+def test_forked_while_another_thread_makes_its_first_record(tmp_path: Path) -> None:
+    """No child waits for ever for a lock under which pydantic was getting itself ready."""
+    with workers.started(
+        f"sqlite:///{tmp_path}/ledger.db", "fork_at_first_use", [400]
+    ) as processes:
+        (said,) = workers.finished(processes)
+    assert said == {"made": [TOOL] * 400}
 
 
 def test_a_memory_is_not_shared_by_a_fork() -> None:
