@@ -370,6 +370,7 @@ class Governor:
         ttl: timedelta | str | int | None = None,
         approval_id: str | None = None,
         fixed_tool: bool = False,
+        beside: Usage | None = None,
     ) -> Reservation:
         """Reserve the highest cost of one call in every budget that applies, in all or in none.
 
@@ -390,6 +391,8 @@ class Governor:
             ttl: How long it may stay open: a `timedelta`, `"30m"`, or seconds. 30 minutes.
             approval_id: Run the one call that was approved under this id.
             fixed_tool: The caller can't change the model, so there is no downgrade.
+            beside: What it will use besides its tokens: `Usage(requests={"image": 2})`, seconds or
+                characters.
 
         Returns:
             The reservation. A refusal is a value too: `allowed` is False, `reasons` and
@@ -433,6 +436,7 @@ class Governor:
             and type(max_output_tokens) is int
             and 0 <= max_output_tokens <= TOKENS_MAX
             and units is None
+            and beside is None
             and not plan.asks
         ):
             if type(input_tokens) is int:
@@ -477,6 +481,7 @@ class Governor:
                     input_tokens,
                     max_output_tokens,
                     units,
+                    beside,
                 ),
             )
         reservation.uid = self._ids(at_us)
@@ -505,6 +510,7 @@ class Governor:
                     prompt,
                     messages,
                     tools,
+                    beside,
                     by_unit=reservation._method == "units",
                 ),
                 traces,
@@ -517,6 +523,7 @@ class Governor:
                     prompt,
                     messages,
                     tools,
+                    beside,
                     by_unit=reservation._method == "units",
                 )
             )
@@ -671,6 +678,7 @@ class Governor:
         units: int | None = None,
         labels: Mapping[str, str] | None = None,
         fixed_tool: bool = False,
+        beside: Usage | None = None,
     ) -> Decision:
         """Say what `reserve` would decide now, holding nothing. Same arguments, same errors."""
         name = model if model is not None else tool
@@ -692,7 +700,16 @@ class Governor:
             plan = self.planner.compile(plan.subject, at_us, plan.origin)
         needs, method, _ = self.planner.needs(
             plan,
-            Request(model is None, prompt, messages, tools, input_tokens, max_output_tokens, units),
+            Request(
+                model is None,
+                prompt,
+                messages,
+                tools,
+                input_tokens,
+                max_output_tokens,
+                units,
+                beside,
+            ),
         )
         keys = dict(key for candidate in plan.candidates for key in candidate.keys)
         balances = self.storage.balances(list(keys.items()), at_us)

@@ -51,6 +51,7 @@ class CallArguments(TypedDict, total=False):
     ttl: timedelta | str | int | None
     approval_id: str | None
     fixed_tool: bool
+    beside: Usage | None
 
 
 def refusal(decision: Decision) -> Refused:

@@ -29,6 +29,7 @@ from fluxai.storage.base import Ask, Rules, Storage
 
 if TYPE_CHECKING:
     from fluxai.core.decisions import Posting, Reservation
+    from fluxai.core.usage import Usage
     from fluxai.costs import CostEstimator
     from fluxai.costs.learning import Trace
     from fluxai.models import ModelRegistry
@@ -375,7 +376,8 @@ class Planner:
         if ask.reservation._method == "units":
             units = units_of(plan.candidates[0], first, catalog)
         catalog = self.catalog_of(plan.subject.tenant)
-        needs = [need_again(found, first, units, catalog) for found in fresh.candidates]
+        before = plan.candidates[0]
+        needs = [need_again(found, before, first, units, catalog) for found in fresh.candidates]
         return Ask(ask.reservation, fresh, tuple(needs), ask.approval_expires_us)
 
     def needs(
@@ -391,6 +393,7 @@ def digest(
     prompt: Any,
     messages: Any,
     tools: Any,
+    beside: Usage | None = None,
     *,
     by_unit: bool,
 ) -> str:
@@ -406,6 +409,8 @@ def digest(
     assert first is not None  # noqa: S101 -- the requested tool always has a need
     said = [plan.subject, plan.candidates[0].tool, prompt, messages, tools, first.cap]
     said.append(first.requests)
+    if beside is not None:
+        said.append(beside.to_dict())
     if by_unit or (prompt is None and messages is None):
         said.append(first.input_tokens)
     try:

@@ -10,6 +10,7 @@ from fluxai.core.ledger import DEFAULT_OUTPUT_TOKENS, Candidate, Need, Plan
 from fluxai.core.money import PER_MILLION
 
 if TYPE_CHECKING:
+    from fluxai.core.usage import Usage
     from fluxai.costs import CostEstimator
     from fluxai.costs.learning import Trace
     from fluxai.policy.catalog import ToolCatalog
@@ -32,6 +33,7 @@ class Request(NamedTuple):
     input_tokens: Any = None
     max_output_tokens: Any = None
     units: Any = None
+    beside: Usage | None = None
 
 
 def needs_of(
@@ -67,17 +69,21 @@ def needs_of(
                 method = found
         else:
             traces.append(None)
-        needs.append(_token_need(candidate, expected, upper, cap))
+        beside = 0
+        if request.beside is not None and candidate.rates is not None:
+            beside = estimator.cost_of(request.beside, candidate.rates) * PER_MILLION
+        needs.append(_token_need(candidate, expected, upper, cap, beside))
     return tuple(needs), method, traces if any(traces) else ()
 
 
 def need_again(
-    candidate: Candidate, need: Need, units: int | None, catalog: ToolCatalog
+    candidate: Candidate, before: Candidate, need: Need, units: int | None, catalog: ToolCatalog
 ) -> Need | None:
     """Price a request once more, on a candidate of a newer plan; None where it does not fit.
 
     Args:
         candidate: What it would run on.
+        before: The tool that was asked for, as it was priced then.
         need: What the same request needed of the tool that was asked for.
         units: How many units were asked for; None where it is paid for by the token.
         catalog: Knows what the units are.
@@ -87,7 +93,11 @@ def need_again(
     """
     if units is not None:
         return _unit_need(candidate, units, catalog)
-    return _token_need(candidate, need.expected_input_tokens, need.input_tokens, need.cap)
+    beside = 0
+    if before.rates is not None:
+        tokens = before.rates.input_cost(need.input_tokens)
+        beside = need.fixed - tokens - before.rates.request_fee * PER_MILLION
+    return _token_need(candidate, need.expected_input_tokens, need.input_tokens, need.cap, beside)
 
 
 def units_of(candidate: Candidate, need: Need, catalog: ToolCatalog) -> int:
@@ -115,7 +125,9 @@ def whole(field: str, value: object, least: int) -> int:
     return value
 
 
-def _token_need(candidate: Candidate, expected: int, upper: int, cap: int | None) -> Need | None:
+def _token_need(
+    candidate: Candidate, expected: int, upper: int, cap: int | None, beside: int
+) -> Need | None:
     rates = candidate.rates
     if rates is None:
         if candidate.index == 0:
@@ -126,7 +138,7 @@ def _token_need(candidate: Candidate, expected: int, upper: int, cap: int | None
     window = rates.context_window
     if candidate.index and window is not None and upper + (cap or 0) > window:
         return None
-    fee = rates.request_fee * PER_MILLION
+    fee = rates.request_fee * PER_MILLION + beside
     return Need(
         rates.input_cost(upper) + fee,
         rates.output_rate(upper) if candidate.max_output else 0,
