@@ -40,6 +40,18 @@ class Surroundings(NamedTuple):
 
 NOWHERE = Surroundings()
 surroundings: ContextVar[Surroundings] = ContextVar("fluxai.surroundings", default=NOWHERE)
+#: Whether whoever makes a call has reserved for it already, so that a wrapped client need not.
+already_held: ContextVar[bool] = ContextVar("fluxai.already_held", default=False)
+
+
+@contextmanager
+def held_outside() -> Iterator[None]:
+    """Let wrapped clients pass calls on, for an adapter that has reserved for them itself."""
+    token = already_held.set(True)
+    try:
+        yield
+    finally:
+        already_held.reset(token)
 
 
 @contextmanager

@@ -125,6 +125,7 @@ _LOCKING = ("fluxai.storage.", "fluxai.spool", "fluxai.leases", "fluxai.journal"
 _LOCKING_CALLS = frozenset({"submit", "_adjust_thread_count", "shutdown"})
 
 Sink = Callable[[Any], None]
+C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
 _make = tuple.__new__
 
@@ -966,6 +967,7 @@ class Governor:
         units: int | None = None,
         provider: str | None = None,
         at: datetime | None = None,
+        estimated: bool = False,
     ) -> Settlement:
         """Enter money that was already spent. Never refused by a limit; idempotent by id.
 
@@ -975,6 +977,7 @@ class Governor:
             model: Which model it was, where the response does not say.
             provider: Whose it was, where the response does not show it: the same model costs
                 differently at Azure, Groq or OpenRouter.
+            estimated: The figure is an estimate.
             at: When it was spent, aware; it picks the windows. By default now.
 
         Raises:
@@ -1015,6 +1018,7 @@ class Governor:
             counted_us=counted_us,
             at=at,
             now_us=now_us,
+            estimated=estimated,
         )
         item = Record(event=event, plan=self.planner.post_plan(event.source))
         recorded: Settlement = self._resolve(item)
@@ -1065,6 +1069,41 @@ class Governor:
         return correction
 
     # -- around a call ----------------------------------------------------------------------
+
+    def wrap(
+        self,
+        client: C,
+        *,
+        tenant: str | None = None,
+        user: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        ungoverned: Literal["refuse", "allow"] = "refuse",
+    ) -> C:
+        """Return a governed copy of a client: the same type, the same methods, shared connections.
+
+        Each call that costs money is reserved before a request is sent, and settled by the usage of
+        its answer, a stream as it is read. A downgrade changes the model that is sent, and the
+        granted output cap is sent along.
+
+        Args:
+            client: Of `openai`, `anthropic` or `google-genai`, sync or async.
+            tenant: Whose budgets; otherwise that of the `subject()` block.
+            user: Which user of it.
+            labels: Labels of every call.
+            ungoverned: What to do with paid requests whose cost can't be told beforehand, such as
+                fine-tuning: `"refuse"` them, or `"allow"` them to pass unseen.
+
+        Raises:
+            ConfigurationError: It is no such client, or is wrapped already.
+
+        The calls themselves raise `PolicyDenied`, `BudgetExceeded`, `ApprovalRequired` and
+        `UnknownModel` before anything is sent, and `NotGoverned`.
+        """
+        from fluxai.providers.wrapping import wrap
+
+        return wrap(
+            self, client, tenant=tenant, user=user, labels=labels, ungoverned=ungoverned
+        )
 
     def guard(self, **request: Unpack[CallArguments]) -> Guard:
         """Hold money for the body of a `with` block: same arguments as `reserve`.

@@ -273,6 +273,7 @@ class Pricer:
         counted_us: int,
         at: datetime | None,
         now_us: int,
+        estimated: bool = False,
     ) -> UsageEvent:
         """Make the event of money that was already spent; see `Governor.record`."""
         given = None if cost is None else to_nano(cost, "cost", round_up=True)
@@ -309,6 +310,8 @@ class Pricer:
                 "response",
                 "pass a response, or usage= with model=, or units= with tool=, or cost='0.0123'",
             )
+        if estimated:
+            flags = ("estimated", *flags)
         if name is None:
             raise InvalidRequest("model", "say what the money was spent on: model= or tool=")
         check_text("model", name)

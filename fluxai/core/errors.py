@@ -84,6 +84,28 @@ class BudgetExceeded(Refused):
     """The limit of a budget would be crossed."""
 
 
+class StreamStopped(BudgetExceeded):
+    """A stream was stopped, since what was reserved for it is used up; it was settled.
+
+    Everything that had arrived was passed on before this was raised.
+
+    Attributes:
+        text: The text that had arrived.
+    """
+
+    def __init__(self, decision: Decision, text: str) -> None:
+        super().__init__(decision)
+        self.text = text
+        self.args = (
+            f"the stream was stopped: what was reserved for it is used up "
+            f"({decision.estimate.highest} USD); {len(text):,} characters had arrived",
+        )
+
+
+class NotGoverned(ConfigurationError):
+    """A wrapped client was asked for something that costs money and that FluxAI can't govern."""
+
+
 class ApprovalRequired(Refused):
     """A human has to approve this call; its money is held meanwhile."""
 

@@ -1,0 +1,1 @@
+"""Wrapped clients: the providers' own SDKs, governed, with the same types and the same methods."""

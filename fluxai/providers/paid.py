@@ -1,0 +1,300 @@
+"""What a request of an SDK costs: its path and JSON body as what `reserve` takes. Pure.
+
+Facts are those of the providers' API references, November 2026.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fluxai.core.usage import Usage
+from fluxai.guard import CallArguments
+
+Body = Mapping[str, Any]
+
+#: `/completions` generates this many tokens unless told otherwise.
+COMPLETION_TOKENS = 16
+#: The most output tokens of one image of the GPT image models: high quality, 1024 × 1536.
+IMAGE_TOKENS = 6_240
+#: A recording has at least this many bytes a second: 16 kbit/s, less than any speech codec in use.
+AUDIO_BYTES_PER_S = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class PaidCall:
+    """One request that costs money.
+
+    Attributes:
+        arguments: What `reserve` takes, without the subject.
+        body: The request's JSON, never changed: it is the caller's.
+        cap: Under which key the output cap is sent; None where there is no such thing.
+        choices: How many answers are asked for; each may use the cap.
+        asks_usage: Its stream tells its usage only when asked.
+        hides_usage: … and the caller has not asked.
+        needs: What a model that stands in for it must be able to do.
+        deferred: It is answered later, by another request.
+    """
+
+    arguments: CallArguments
+    body: Body
+    cap: str | None = None
+    choices: int = 1
+    asks_usage: bool = False
+    hides_usage: bool = False
+    needs: frozenset[str] = field(default_factory=frozenset)
+    deferred: bool = False
+
+    def granted(self, model: str | None, max_output_tokens: int | None) -> dict[str, Any]:
+        """Return the body to send.
+
+        Args:
+            model: What to send as the model; None leaves it.
+            max_output_tokens: The granted cap, of all answers together; None leaves it.
+        """
+        body = dict(self.body)
+        if model is not None:
+            body["model"] = model
+        if self.cap is not None and max_output_tokens is not None:
+            body[self.cap] = max(1, max_output_tokens // self.choices)
+        if self.asks_usage:
+            body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+        return body
+
+
+Reader = Callable[[Body, Any], PaidCall]
+
+
+def chat(body: Body, *, cap: str) -> PaidCall:
+    """Read a request for `/chat/completions`.
+
+    Args:
+        body: Its JSON.
+        cap: Under which key this server takes the output cap, if the request does not show it.
+    """
+    given = next((key for key in ("max_completion_tokens", "max_tokens") if body.get(key)), None)
+    choices = _count(body.get("n"))
+    arguments = _arguments(
+        body, messages=body.get("messages"), tools=_tools(body), cap=given, choices=choices
+    )
+    options = body.get("stream_options")
+    asked = isinstance(options, Mapping) and bool(options.get("include_usage"))
+    streams = bool(body.get("stream"))
+    needs = _needs(body, body.get("messages"))
+    if body.get("reasoning_effort"):
+        needs |= {"reasoning"}
+    return PaidCall(
+        arguments,
+        body,
+        given or cap,
+        choices,
+        asks_usage=streams and not asked,
+        hides_usage=streams and not asked,
+        needs=needs,
+    )
+
+
+def responses(body: Body, carried: Mapping[str, int]) -> PaidCall:
+    """Read a request for `/responses`.
+
+    Args:
+        body: Its JSON.
+        carried: By response id, the tokens that a conversation goes on with.
+    """
+    messages: list[Any] = []
+    if body.get("instructions"):
+        messages.append({"role": "system", "content": body["instructions"]})
+    said = body.get("input")
+    if isinstance(said, str):
+        messages.append({"role": "user", "content": said})
+    elif isinstance(said, Sequence):
+        messages.extend(said)
+    arguments = _arguments(body, messages=messages, tools=_tools(body), cap="max_output_tokens")
+    before = carried.get(str(body.get("previous_response_id")), 0)
+    if before:
+        arguments["beside"] = Usage(input=before)
+    needs = _needs(body, messages)
+    if body.get("reasoning"):
+        needs |= {"reasoning"}
+    return PaidCall(
+        arguments, body, "max_output_tokens", needs=needs, deferred=bool(body.get("background"))
+    )
+
+
+def completions(body: Body) -> PaidCall:
+    """Read a request for the older `/completions`."""
+    choices = max(_count(body.get("n")), _count(body.get("best_of")))
+    prompts = body.get("prompt")
+    several = len(prompts) if isinstance(prompts, list) and not _numbers(prompts) else 1
+    arguments = CallArguments(model=_model(body))
+    _put_text(arguments, prompts)
+    each = body.get("max_tokens")
+    each = each if type(each) is int else COMPLETION_TOKENS
+    arguments["max_output_tokens"] = each * choices * several
+    options = body.get("stream_options")
+    asked = isinstance(options, Mapping) and bool(options.get("include_usage"))
+    streams = bool(body.get("stream"))
+    return PaidCall(
+        arguments,
+        body,
+        "max_tokens",
+        choices * several,
+        asks_usage=streams and not asked,
+        hides_usage=streams and not asked,
+    )
+
+
+def embeddings(body: Body) -> PaidCall:
+    """Read a request for `/embeddings`. Another model's vectors mean nothing to whoever asked."""
+    arguments = CallArguments(model=_model(body), max_output_tokens=0, fixed_tool=True)
+    _put_text(arguments, body.get("input"))
+    return PaidCall(arguments, body)
+
+
+def images(body: Body) -> PaidCall:
+    """Read a request for `/images/…`: paid by the image, or by tokens."""
+    count = _count(body.get("n"))
+    arguments = CallArguments(
+        model=_model(body, "gpt-image-1"),
+        max_output_tokens=count * IMAGE_TOKENS,
+        fixed_tool=True,
+        beside=Usage(requests={"image": count}),
+    )
+    _put_text(arguments, body.get("prompt"))
+    return PaidCall(arguments, body)
+
+
+def speech(body: Body) -> PaidCall:
+    """Read a request for `/audio/speech`: paid by the character, or by tokens."""
+    text = str(body.get("input") or "")
+    arguments = CallArguments(
+        model=_model(body), fixed_tool=True, beside=Usage(characters=len(text))
+    )
+    _put_text(arguments, text)
+    return PaidCall(arguments, body)
+
+
+def recording(body: Body, bytes_sent: int) -> PaidCall:
+    """Read a request for a transcription: paid by the second, or by tokens.
+
+    Args:
+        body: Its JSON.
+        bytes_sent: How long the recording is; its seconds are estimated from that.
+    """
+    seconds = max(1, -(-bytes_sent // AUDIO_BYTES_PER_S))
+    arguments = CallArguments(
+        model=_model(body),
+        input_tokens=10 * seconds,
+        fixed_tool=True,
+        beside=Usage(seconds=seconds),
+    )
+    return PaidCall(arguments, body)
+
+
+def messages(body: Body) -> PaidCall:
+    """Read a request for Anthropic's `/v1/messages`."""
+    said = list(body.get("messages") or ())
+    if body.get("system"):
+        said.insert(0, {"role": "system", "content": body["system"]})
+    arguments = _arguments(body, messages=said, tools=body.get("tools"), cap="max_tokens")
+    needs = _needs(body, said)
+    thinking = body.get("thinking")
+    if isinstance(thinking, Mapping) and thinking.get("type") != "disabled":
+        needs |= {"reasoning"}
+    return PaidCall(arguments, body, "max_tokens", needs=needs)
+
+
+def batch_requests(body: Body) -> list[PaidCall]:
+    """Read a request for Anthropic's `/v1/messages/batches`: one call a request in it."""
+    found = []
+    for request in body.get("requests") or ():
+        params = request.get("params") if isinstance(request, Mapping) else None
+        if isinstance(params, Mapping):
+            found.append(messages(params))
+    return found
+
+
+def _arguments(
+    body: Body, *, messages: Any, tools: Any, cap: str | None, choices: int = 1
+) -> CallArguments:
+    arguments = CallArguments(model=_model(body))
+    if messages:
+        arguments["messages"] = messages
+    else:
+        arguments["input_tokens"] = 0
+    if tools:
+        arguments["tools"] = tools
+    given = body.get(cap) if cap is not None else None
+    if type(given) is int:
+        arguments["max_output_tokens"] = given * choices
+    return arguments
+
+
+def _model(body: Body, default: str = "") -> str:
+    model = body.get("model")
+    return model if isinstance(model, str) else default
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and value > 0 else 1
+
+
+def _tools(body: Body) -> list[Any]:
+    """Return what is sent, and billed, as tools: functions and schemas too."""
+    tools = list(body.get("tools") or ())
+    tools.extend(body.get("functions") or ())
+    layout = body.get("response_format")
+    text = body.get("text")
+    if layout is None and isinstance(text, Mapping):
+        layout = text.get("format")
+    if isinstance(layout, Mapping) and layout.get("type") == "json_schema":
+        schema = layout.get("json_schema") or layout
+        tools.append({"name": schema.get("name"), "parameters": schema.get("schema")})
+    return tools
+
+
+def _put_text(arguments: CallArguments, text: Any) -> None:
+    """Put a text, several, or tokens that were counted already, into what `reserve` takes."""
+    if isinstance(text, str) and text:
+        arguments["prompt"] = text
+    elif isinstance(text, Sequence) and text and not isinstance(text, str):
+        if _numbers(text):
+            arguments["input_tokens"] = len(text)
+        elif all(isinstance(part, Sequence) and _numbers(part) for part in text):
+            arguments["input_tokens"] = sum(len(part) for part in text)
+        else:
+            arguments["prompt"] = "\n".join(map(str, text)) or " "
+    else:
+        arguments["input_tokens"] = 0
+
+
+def _numbers(values: Sequence[Any]) -> bool:
+    return not isinstance(values, str) and all(type(value) is int for value in values)
+
+
+_IMAGE = re.compile(r'^"?(image|image_url|input_image)"?$')
+
+
+def _needs(body: Body, messages: Any) -> frozenset[str]:
+    """Say what a model must be able to do, for a request."""
+    needs = set()
+    if body.get("tools") or body.get("functions"):
+        needs.add("tools")
+    for kind in _part_kinds(messages):
+        if _IMAGE.match(kind):
+            needs.add("image")
+        elif kind in ("input_audio", "audio"):
+            needs.add("audio")
+    return frozenset(needs)
+
+
+def _part_kinds(messages: Any) -> set[str]:
+    kinds = set()
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, Mapping) else None
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, Mapping):
+                kinds.add(str(part.get("type")))
+    return kinds

@@ -1,0 +1,560 @@
+"""The SDKs of OpenAI and Anthropic, governed at the one method that all their requests pass.
+
+Both are made by the same generator: every resource ends in `client.request(cast_to, options, …)`,
+which retries by itself. A wrapped client is a copy of the caller's whose class overrides that
+method, so that `parse`, `stream`, `with_raw_response`, `beta` and Azure are governed too, a call is
+one reservation however often it is tried, and the types are what they were.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import re
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+
+from fluxai.charges import may_have_been_charged
+from fluxai.context import already_held
+from fluxai.core.errors import FluxAIError, NotGoverned, UnknownModel
+from fluxai.guard import Call, CallArguments, begin, begin_async
+from fluxai.providers import paid
+from fluxai.providers.meter import Meter
+from fluxai.providers.paid import PaidCall
+from fluxai.providers.taps import tap
+
+if TYPE_CHECKING:
+    from fluxai.governor import Governor
+
+log = logging.getLogger("fluxai")
+C = TypeVar("C")
+
+#: How long the money of an answer that comes later stays held: as long as a batch may take.
+DEFERRED_TTL = "25h"
+#: Answers to come, and conversations to go on with, that a client remembers.
+REMEMBERED_MAX = 10_000
+
+#: Requests that cost nothing by themselves.
+_FREE = re.compile(
+    r"/(v1/)?(moderations|files|uploads(/.*)?|conversations(/.*)?|models(/.*)?"
+    r"|responses/(input_tokens|[^/]+/cancel)|chat/completions/[^/]+"
+    r"|batches/[^/]+/cancel|fine_tuning/jobs/[^/]+/(cancel|pause|resume)"
+    r"|messages/count_tokens|messages/batches/[^/]+/cancel)"
+)
+#: What is opened as a web socket, and the resources in which that may be.
+_SOCKETS = ("beta", "live", "realtime", "responses")
+
+
+class Terms(NamedTuple):
+    """On whose account a client's calls go, and what happens to those that can't be governed."""
+
+    governor: Governor
+    tenant: str | None
+    user: str | None
+    labels: Mapping[str, str] | None
+    allows_ungoverned: bool
+
+    @property
+    def subject(self) -> CallArguments:
+        """Return the subject, as `reserve` takes it."""
+        return CallArguments(tenant=self.tenant, user=self.user, labels=self.labels)
+
+
+class State:
+    """What a wrapped client knows, its copies included."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.terms = terms
+        #: By id: the holds of answers that are asked for later.
+        self.deferred: OrderedDict[str, list[Call]] = OrderedDict()
+        #: By response id: the tokens that a conversation goes on with.
+        self.carried: OrderedDict[str, int] = OrderedDict()
+
+    def defer(self, answer_id: str, calls: list[Call]) -> None:
+        """Keep holds until their answer is asked for."""
+        self.deferred[answer_id] = calls
+        _forget_some(self.deferred)
+
+    def carry(self, answer: Any) -> None:
+        """Remember how long a conversation has become."""
+        usage, answer_id = getattr(answer, "usage", None), getattr(answer, "id", None)
+        total = getattr(usage, "total_tokens", None)
+        if type(total) is int and isinstance(answer_id, str):
+            self.carried[answer_id] = total
+            _forget_some(self.carried)
+
+
+def _forget_some(remembered: OrderedDict[str, Any]) -> None:
+    while len(remembered) > REMEMBERED_MAX:
+        remembered.popitem(last=False)
+
+
+class Attempts:
+    """How often a request was sent in vain without anybody knowing whether it was charged."""
+
+    def __init__(self) -> None:
+        self.lost = 0
+
+
+_attempts: ContextVar[Attempts | None] = ContextVar("fluxai.attempts", default=None)
+
+
+def wrap_stainless(client: C, terms: Terms) -> C:
+    """Return a governed copy of an OpenAI or Anthropic client; it shares its connections."""
+    copied: Any = client.copy()  # type: ignore[attr-defined]
+    copied.__class__ = governed_class(type(client))
+    copied._fluxai = State(terms)
+    return copied  # type: ignore[no-any-return]
+
+
+@functools.cache
+def governed_class(kind: type) -> type:
+    """Return the subclass of a client's class whose requests are governed."""
+    is_async = any(base.__name__ == "AsyncAPIClient" for base in kind.__mro__)
+    governed: type = (_async_class if is_async else _sync_class)(kind)
+    _dress(governed, kind)
+    _close_sockets(governed, kind)
+    return governed
+
+
+def _sync_class(kind: Any) -> type:
+    class Governed(_Shared, kind):  # type: ignore[misc]
+        def request(self, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+            exchange = _exchange(self, options)
+            if exchange is None:
+                return super().request(cast_to, options, *args, **kwargs)
+            before = sys.exception()
+            exchange.begun([exchange.begin(call, before) for call in exchange.paid])
+            token = _attempts.set(exchange.attempts)
+            try:
+                answer = super().request(cast_to, exchange.options(), *args, **kwargs)
+            except BaseException as error:
+                exchange.failed(error)
+                raise
+            finally:
+                _attempts.reset(token)
+            exchange.answered(answer)
+            return answer
+
+    return Governed
+
+
+def _async_class(kind: Any) -> type:
+    class Governed(_Shared, kind):  # type: ignore[misc]
+        async def request(self, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+            exchange = _exchange(self, options)
+            if exchange is None:
+                return await super().request(cast_to, options, *args, **kwargs)
+            hops = exchange.governor.hops
+            calls: list[Call] = []
+            try:
+                for call in exchange.paid:
+                    calls.append(await exchange.begin_async(call))
+            except BaseException:
+                for call in calls:
+                    call.release()
+                raise
+            exchange.begun(calls)
+            token = _attempts.set(exchange.attempts)
+            try:
+                answer = await super().request(cast_to, exchange.options(), *args, **kwargs)
+            except GeneratorExit as error:
+                # Whoever closes a coroutine does not wait for it.
+                closed = error
+                hops.start(lambda: exchange.failed(closed))
+                raise
+            except BaseException as error:
+                failed = error
+                await hops.run(lambda: exchange.failed(failed))
+                raise
+            finally:
+                _attempts.reset(token)
+            await hops.run(lambda: exchange.answered(answer))
+            return answer
+
+    return Governed
+
+
+class _Shared:
+    """What sync and async clients have in common, apart from `request`."""
+
+    _fluxai: State
+
+    def copy(self, *args: Any, **kwargs: Any) -> Any:
+        """Copy the client, with its governance."""
+        copied = super().copy(*args, **kwargs)  # type: ignore[misc]
+        copied.__class__ = type(self)
+        copied._fluxai = self._fluxai
+        return copied
+
+    with_options = copy
+
+    def _calculate_retry_timeout(self, *args: Any, **kwargs: Any) -> Any:
+        # The SDK asks for this while it handles the error for which it will try again.
+        attempts, error = _attempts.get(), sys.exception()
+        if attempts is not None and error is not None and may_have_been_charged(error):
+            attempts.lost += 1
+        return super()._calculate_retry_timeout(*args, **kwargs)  # type: ignore[misc]
+
+
+def _exchange(client: Any, options: Any) -> Exchange | None:
+    """Return how a request is governed; None where it costs nothing, or is governed already."""
+    state: State = client._fluxai
+    method, path = str(options.method).lower(), _path(options.url)
+    if already_held.get():
+        return None
+    if method != "post":
+        return _Later(state, options, path) if method == "get" else None
+    calls = _paid(client, state, path, options)
+    if calls is None:
+        if _FREE.fullmatch(path) or state.terms.allows_ungoverned:
+            return None
+        raise NotGoverned(
+            f"POST {path} may cost money, and FluxAI can't tell how much. Make this call with the "
+            f"client that was wrapped and enter its cost with governor.record(), or wrap with "
+            f"ungoverned='allow'"
+        )
+    return Exchange(state, options, path, calls, serves=_Serves(client, state))
+
+
+def _path(url: Any) -> str:
+    """Return a request's path without base, query and deployment."""
+    path = str(url).split("?", 1)[0]
+    path = re.sub(r"^https?://[^/]+", "", path)
+    return re.sub(r"^/openai/deployments/[^/]+", "", path)
+
+
+def _paid(client: Any, state: State, path: str, options: Any) -> list[PaidCall] | None:
+    body = options.json_data
+    body = body if isinstance(body, Mapping) else {}
+    extra = getattr(options, "extra_json", None)
+    if isinstance(extra, Mapping):
+        body = {**body, **extra}
+    match path.removeprefix("/v1"):
+        case "/messages":
+            return [paid.messages(body)]
+        case "/messages/batches":
+            return paid.batch_requests(body)
+        case "/chat/completions":
+            return [paid.chat(body, cap=_cap_key(client))]
+        case "/responses":
+            return [paid.responses(body, state.carried)]
+        case "/completions":
+            return [paid.completions(body)]
+        case "/embeddings":
+            return [paid.embeddings(body)]
+        case "/images/generations" | "/images/edits" | "/images/variations":
+            return [paid.images(body)]
+        case "/audio/speech":
+            return [paid.speech(body)]
+        case "/audio/transcriptions" | "/audio/translations":
+            return [paid.recording(body, _bytes_sent(options.files))]
+    return None
+
+
+def _cap_key(client: Any) -> str:
+    """Return under which key a server takes the cap: OpenAI renamed it, others did not follow."""
+    host = str(getattr(client, "base_url", ""))
+    own = re.match(r"https?://([^/]+\.)?(openai\.com|azure\.com)([:/]|$)", host)
+    return "max_completion_tokens" if own else "max_tokens"
+
+
+def _bytes_sent(files: Any) -> int:
+    """Return how long the files of a request are."""
+    total = 0
+    entries = files.values() if isinstance(files, Mapping) else [entry for _, entry in files or ()]
+    for entry in entries:
+        content = entry[1] if isinstance(entry, tuple) else entry
+        if isinstance(content, (bytes, bytearray)):
+            total += len(content)
+        elif hasattr(content, "seek"):
+            at = content.tell()
+            total += content.seek(0, os.SEEK_END) - at
+            content.seek(at)
+    return total
+
+
+class _Serves:
+    """Whether a model can stand in for another, for one client."""
+
+    def __init__(self, client: Any, state: State) -> None:
+        self._client = client
+        self._models = state.terms.governor.models
+
+    def __call__(self, asked: str, offered: str, call: PaidCall) -> bool:
+        if getattr(self._client, "_azure_deployment", None):
+            # The deployment is in the client's address.
+            return False
+        try:
+            before, after = self._models.get(asked), self._models.get(offered)
+        except (UnknownModel, LookupError):
+            return False
+        cap = call.arguments.get("max_output_tokens")
+        return (
+            before.provider == after.provider
+            and call.needs <= after.capabilities
+            and (cap is None or after.max_output is None or cap <= after.max_output * call.choices)
+        )
+
+
+class Exchange:
+    """One request, and its answer."""
+
+    def __init__(
+        self,
+        state: State,
+        options: Any,
+        path: str,
+        calls: list[PaidCall],
+        *,
+        serves: Callable[[str, str, PaidCall], bool],
+    ) -> None:
+        self.state = state
+        self.governor = state.terms.governor
+        self.paid = calls
+        self.attempts = Attempts()
+        self._options = options
+        self._path = path
+        self._serves = serves
+        self._calls: list[Call] = []
+
+    def _request(self, call: PaidCall) -> CallArguments:
+        request: CallArguments = {**self.state.terms.subject, **call.arguments}
+        if call.deferred or len(self.paid) > 1 or self._path.endswith("/batches"):
+            request["ttl"] = DEFERRED_TTL
+            request["fixed_tool"] = True
+        return request
+
+    def begin(self, call: PaidCall, before: BaseException | None) -> Call:
+        """Reserve for a call, or raise its refusal."""
+        request = self._request(call)
+        begun = begin(self.governor, request, before)
+        if self._fits(begun, call):
+            return begun
+        begun.release()
+        return begin(self.governor, {**request, "fixed_tool": True}, before)
+
+    async def begin_async(self, call: PaidCall) -> Call:
+        """Reserve for a call in async code."""
+        request = self._request(call)
+        begun = await begin_async(self.governor, request)
+        if self._fits(begun, call):
+            return begun
+        await self.governor.hops.run(begun.release)
+        return await begin_async(self.governor, {**request, "fixed_tool": True})
+
+    def _fits(self, begun: Call, call: PaidCall) -> bool:
+        """Say whether a downgrade can do what is asked; otherwise it is decided without one."""
+        if begun.decision != "downgraded" or begun.model is None:
+            return True
+        return self._serves(str(call.arguments["model"]), begun.model, call)
+
+    def begun(self, calls: list[Call]) -> None:
+        """Take the reservations of all calls of the request."""
+        self._calls = calls
+
+    def options(self) -> Any:
+        """Return the request's options with what was granted; the caller's own stay as they are."""
+        if self._path.endswith("/batches"):
+            return self._options
+        call, asked = self._calls[0], self.paid[0]
+        model = call.model if call.decision == "downgraded" else None
+        body = asked.granted(model, call.max_output_tokens)
+        if body == self._options.json_data:
+            return self._options
+        options = self._options.model_copy()
+        options.json_data = body
+        if getattr(options, "extra_json", None):
+            options.extra_json = None
+        return options
+
+    def failed(self, error: BaseException) -> None:
+        """End the calls by how the request failed."""
+        for call in self._calls:
+            call.end(error)
+        self._charge_lost()
+
+    def answered(self, answer: Any) -> None:
+        """Settle by the answer, or see to it that it is settled as it is read. Never raises."""
+        try:
+            self._answered(answer)
+        except Exception:
+            # The answer matters more to its caller than our reading of it.
+            self.governor.settle_errors += 1
+            log.exception("an answer could not be read; settling at the expected cost")
+            for call in self._calls:
+                if not call.ended:
+                    call.settle_expected()
+        self._charge_lost()
+
+    def _answered(self, answer: Any) -> None:
+        if self._path.endswith("/batches") or self.paid[0].deferred:
+            answer_id = getattr(answer, "id", None)
+            if isinstance(answer_id, str):
+                self.state.defer(answer_id, self._calls)
+                return
+        call, asked = self._calls[0], self.paid[0]
+        response = _http_response(answer)
+        if response is not None:
+            tap(response, Meter(call, hides_usage=asked.hides_usage))
+        elif isinstance(answer, str):
+            # A transcription as plain text tells nothing of its cost.
+            call.settle_expected()
+        else:
+            call.settle_result(answer)
+            self.state.carry(answer)
+
+    def _charge_lost(self) -> None:
+        """Record the attempts that were given up without anybody knowing what became of them."""
+        for number in range(1, self.attempts.lost + 1):
+            for call in self._calls:
+                reservation = call.reservation
+                try:
+                    self.governor.record(
+                        id=f"{reservation.id}/attempt-{number}",
+                        **self.state.terms.subject,
+                        model=reservation.model,
+                        cost=reservation.estimate.expected,
+                        estimated=True,
+                    )
+                except FluxAIError as error:
+                    self.governor.settle_errors += 1
+                    log.error("an attempt that was lost could not be recorded: %s", error)  # noqa: TRY400
+
+
+class _Later(Exchange):
+    """A request for an answer that was put off: a background response, or a batch's results."""
+
+    _RESPONSE = re.compile(r"(/v1)?/responses/([^/]+)")
+    _RESULTS = re.compile(r"(/v1)?/messages/batches/([^/]+)/results")
+
+    def __init__(self, state: State, options: Any, path: str) -> None:
+        super().__init__(state, options, path, [], serves=lambda *_: True)
+        response, results = self._RESPONSE.fullmatch(path), self._RESULTS.fullmatch(path)
+        self._response_id = response[2] if response else None
+        self._batch_id = results[2] if results else None
+
+    def options(self) -> Any:
+        """Return the request's options."""
+        return self._options
+
+    def _answered(self, answer: Any) -> None:
+        if self._response_id is not None and getattr(answer, "background", False):
+            if getattr(answer, "usage", None) is not None:
+                self._record(f"openai/{self._response_id}", answer)
+                self._let_go(self._response_id)
+            elif getattr(answer, "status", None) in ("failed", "cancelled"):
+                self._let_go(self._response_id)
+        elif self._batch_id is not None:
+            _read_results(answer, self)
+
+    def result(self, line: bytes) -> None:
+        """Record one line of a batch's results."""
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            return
+        message = (entry.get("result") or {}).get("message")
+        if message:
+            self._record(f"anthropic/{self._batch_id}/{entry.get('custom_id')}", message)
+
+    def results_read(self) -> None:
+        """All results are recorded: the holds of the batch are not needed any more."""
+        if self._batch_id is not None:
+            self._let_go(self._batch_id)
+
+    def _record(self, event_id: str, answer: Any) -> None:
+        # By id, so that whoever asks for an answer, and how often, it is charged once.
+        self.governor.record(answer, id=event_id, **self.state.terms.subject)
+
+    def _let_go(self, answer_id: str) -> None:
+        for call in self.state.deferred.pop(answer_id, []):
+            call.release()
+
+
+def _read_results(answer: Any, later: _Later) -> None:
+    """Have each line of a batch's results recorded as it is read."""
+    decoder = answer
+    lines = decoder._raw_iterator if hasattr(decoder, "_raw_iterator") else None
+    if lines is None:
+        raise NotGoverned("the results of this batch can't be followed; enter them with record()")
+
+    def followed(inner: Iterator[bytes]) -> Iterator[bytes]:
+        rest = b""
+        for chunk in inner:
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                later.result(line)
+            yield chunk
+        later.result(rest)
+        later.results_read()
+
+    async def followed_async(inner: Any) -> Any:
+        hops, rest = later.governor.hops, b""
+        async for chunk in inner:
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                await hops.run(functools.partial(later.result, line))
+            yield chunk
+        await hops.run(lambda: later.result(rest))
+        await hops.run(later.results_read)
+
+    decoder._raw_iterator = (
+        followed_async(lines) if hasattr(lines, "__anext__") else followed(lines)
+    )
+
+
+def _http_response(answer: Any) -> Any:
+    """Return the HTTP response of an answer that is a stream, raw, or bytes; else None."""
+    for name in ("http_response", "response"):
+        found = getattr(answer, name, None)
+        if hasattr(found, "iter_bytes") and hasattr(found, "headers"):
+            return found
+    return answer if hasattr(answer, "iter_bytes") and hasattr(answer, "headers") else None
+
+
+# -- what can't be governed -------------------------------------------------------------------
+
+
+def _dress(governed: type, kind: type) -> None:
+    """Let a class go by the name of the one it stands for."""
+    governed.__name__, governed.__qualname__ = kind.__name__, kind.__qualname__
+    governed.__module__ = kind.__module__
+    governed.__doc__ = kind.__doc__
+
+
+def _close_sockets(governed: type, kind: type) -> None:
+    """Refuse web sockets, in a class and in the resources that it leads to."""
+    if hasattr(kind, "connect"):
+        governed.connect = _refuse_socket  # type: ignore[attr-defined]
+    for name in _SOCKETS:
+        inherited = getattr(kind, name, None)
+        getter = getattr(inherited, "func", None) or getattr(inherited, "fget", None)
+        if getter is not None:
+            setattr(governed, name, property(functools.partial(_without_sockets, getter)))
+
+
+def _without_sockets(getter: Callable[[Any], Any], owner: Any) -> Any:
+    resource = getter(owner)
+    resource.__class__ = _socketless(type(resource))
+    return resource
+
+
+@functools.cache
+def _socketless(kind: type) -> type:
+    made = type(kind.__name__, (kind,), {})
+    _dress(made, kind)
+    _close_sockets(made, kind)
+    return made
+
+
+def _refuse_socket(*_: Any, **__: Any) -> NoReturn:
+    raise NotGoverned(
+        "what is said over a web socket can't be governed; use the client that was wrapped, inside "
+        "governor.guard(), and settle what it cost"
+    )

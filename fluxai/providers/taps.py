@@ -1,0 +1,190 @@
+"""HTTP responses whose bytes pass a meter, of httpx and of httpx2, plain and async.
+
+The SDKs read every stream, and every raw response, through `iter_bytes` or `aiter_bytes` of the
+response that their HTTP client returned. A response is tapped by giving it a subclass of its own
+class, so that it is still what callers, and the SDK, take it for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fluxai.core.errors import StreamStopped
+    from fluxai.providers.meter import Meter
+
+_DONE = b"[DONE]"
+
+
+class Tap:
+    """Passes bytes on, an event at a time, and feeds their data to the meter.
+
+    Args:
+        meter: Settles the call.
+        events: The body is a stream of server-sent events; otherwise it is read as a whole.
+    """
+
+    def __init__(self, meter: Meter, *, events: bool) -> None:
+        self.meter = meter
+        self.events = events
+        #: What stopped the stream, to be raised behind what arrived before.
+        self.stopped: StreamStopped | None = None
+        self._rest = b""
+        self._body: list[bytes] = []
+
+    def take(self, chunk: bytes) -> bytes:
+        """Take bytes in; return those that the caller is to see now."""
+        if not self.events:
+            self._body.append(chunk)
+            return chunk
+        self._rest += chunk
+        passed = []
+        while self.stopped is None:
+            cut = _event_end(self._rest)
+            if cut < 0:
+                break
+            event, self._rest = self._rest[:cut], self._rest[cut:]
+            if self._see(event):
+                passed.append(event)
+        return b"".join(passed)
+
+    def finish(self) -> bytes:
+        """Return what is left when the body has ended: an event without an end."""
+        rest, self._rest = self._rest, b""
+        return rest if rest and self._see(rest) else b""
+
+    def _see(self, event: bytes) -> bool:
+        from fluxai.core.errors import StreamStopped
+
+        data = b"\n".join(
+            line[5:].lstrip() for line in event.splitlines() if line.startswith(b"data:")
+        )
+        if data == _DONE:
+            self.meter.complete()
+        if not data or data == _DONE:
+            return True
+        try:
+            return self.meter.see(data)
+        except StreamStopped as stopped:
+            self.stopped = stopped
+            return True
+
+    def end(self, error: BaseException | None) -> None:
+        """Settle, by what has arrived."""
+        if self.events or error is not None:
+            self.meter.end(error)
+        else:
+            self.meter.answer(b"".join(self._body))
+
+
+def _event_end(data: bytes) -> int:
+    """Return where the first whole event ends; -1 where there is none yet."""
+    ends = [
+        at + len(mark) for mark in (b"\n\n", b"\r\n\r\n", b"\r\r") if (at := data.find(mark)) >= 0
+    ]
+    return min(ends, default=-1)
+
+
+def tap(response: Any, meter: Meter) -> None:
+    """Feed what will be read of a response to a meter; one that was read already settles now."""
+    kind = response.headers.get("content-type", "").lower()
+    if hasattr(response, "_content"):
+        meter.answer(response.content)
+        return
+    response.__class__ = _tapped(type(response))
+    response._fluxai_tap = Tap(meter, events=kind.startswith("text/event-stream"))
+    response._fluxai_pulling = False
+
+
+@functools.cache
+def _tapped(kind: type) -> type:
+    """Return the subclass of a response's class that feeds a meter."""
+
+    class Tapped(kind):
+        _fluxai_tap: Tap
+        _fluxai_pulling: bool
+
+        def iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
+            held = self._fluxai_tap
+            inner = super().iter_bytes(chunk_size)
+            try:
+                while True:
+                    self._fluxai_pulling = True
+                    try:
+                        chunk = next(inner, None)
+                    finally:
+                        self._fluxai_pulling = False
+                    passed = held.finish() if chunk is None else held.take(chunk)
+                    if passed:
+                        yield passed
+                    if held.stopped is not None:
+                        raise held.stopped
+                    if held.meter.overdue and not held.meter.ended:
+                        held.meter.extend()
+                    if chunk is None:
+                        break
+            except BaseException as error:
+                held.end(error)
+                raise
+            held.end(None)
+
+        async def aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
+            held, hops = self._fluxai_tap, self._fluxai_tap.meter.call.governor.hops
+            inner = super().aiter_bytes(chunk_size)
+            try:
+                while True:
+                    self._fluxai_pulling = True
+                    try:
+                        chunk = await anext(inner, None)
+                    finally:
+                        self._fluxai_pulling = False
+                    passed = held.finish() if chunk is None else held.take(chunk)
+                    if passed:
+                        yield passed
+                    if held.stopped is not None:
+                        raise held.stopped
+                    if held.meter.overdue and not held.meter.ended:
+                        await hops.run(held.meter.extend)
+                    if chunk is None:
+                        break
+            except GeneratorExit as error:
+                # Whoever closes a generator does not wait for it.
+                closed = error
+                hops.start(lambda: held.end(closed))
+                raise
+            except BaseException as error:
+                failed = error
+                await hops.run(lambda: held.end(failed))
+                raise
+            await hops.run(lambda: held.end(None))
+
+        def close(self) -> None:
+            try:
+                super().close()
+            finally:
+                if not self._fluxai_pulling:
+                    self._fluxai_tap.end(GeneratorExit())
+
+        async def aclose(self) -> None:
+            try:
+                await super().aclose()
+            finally:
+                held = self._fluxai_tap
+                if not self._fluxai_pulling and not held.meter.ended:
+                    await held.meter.call.governor.hops.run(lambda: held.end(GeneratorExit()))
+
+        def __del__(self) -> None:
+            held = self.__dict__.get("_fluxai_tap")
+            if held is None or held.meter.ended:
+                return
+            governor = held.meter.call.governor
+            # A RuntimeError: the interpreter is on its way out, and takes no more threads.
+            with contextlib.suppress(RuntimeError):
+                governor.when_free(lambda: governor.hops.start(lambda: held.end(GeneratorExit())))
+
+    Tapped.__name__, Tapped.__qualname__ = kind.__name__, kind.__qualname__
+    Tapped.__module__ = kind.__module__
+    return Tapped
