@@ -1,7 +1,7 @@
-"""For tests of your own: a clock moved by hand, and the suite that every store has to pass.
+"""For tests of your own: a clock, a provider that answers as it is told, and the suite for stores.
 
-Names are loaded when they are first used: `FakeClock` needs nothing, `StorageContract` needs pytest
-(the extra `testing`).
+Names are loaded when they are first used: only `StorageContract` needs more than the core, which is
+pytest (the extra `testing`).
 """
 
 from __future__ import annotations
@@ -11,13 +11,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fluxai.testing.clock import FakeClock
     from fluxai.testing.contract import StorageContract
+    from fluxai.testing.provider import Answer, FakeProvider, Gate, Request, ToolCall
 
 _HOMES = {
+    "Answer": "fluxai.testing.provider",
     "FakeClock": "fluxai.testing.clock",
+    "FakeProvider": "fluxai.testing.provider",
+    "Gate": "fluxai.testing.provider",
+    "Request": "fluxai.testing.provider",
     "StorageContract": "fluxai.testing.contract",
+    "ToolCall": "fluxai.testing.provider",
 }
 
-__all__ = ["FakeClock", "StorageContract"]
+__all__ = [
+    "Answer",
+    "FakeClock",
+    "FakeProvider",
+    "Gate",
+    "Request",
+    "StorageContract",
+    "ToolCall",
+]
 
 
 def __getattr__(name: str) -> object:
