@@ -1101,9 +1101,7 @@ class Governor:
         """
         from fluxai.providers.wrapping import wrap
 
-        return wrap(
-            self, client, tenant=tenant, user=user, labels=labels, ungoverned=ungoverned
-        )
+        return wrap(self, client, tenant=tenant, user=user, labels=labels, ungoverned=ungoverned)
 
     def guard(self, **request: Unpack[CallArguments]) -> Guard:
         """Hold money for the body of a `with` block: same arguments as `reserve`.

@@ -117,13 +117,14 @@ def governed_class(kind: type) -> type:
     """Return the subclass of a client's class whose requests are governed."""
     is_async = any(base.__name__ == "AsyncAPIClient" for base in kind.__mro__)
     governed: type = (_async_class if is_async else _sync_class)(kind)
+    _share(governed, kind)
     _dress(governed, kind)
     _close_sockets(governed, kind)
     return governed
 
 
 def _sync_class(kind: Any) -> type:
-    class Governed(_Shared, kind):  # type: ignore[misc]
+    class Governed(kind):  # type: ignore[misc]
         def request(self, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
             exchange = _exchange(self, options)
             if exchange is None:
@@ -145,7 +146,7 @@ def _sync_class(kind: Any) -> type:
 
 
 def _async_class(kind: Any) -> type:
-    class Governed(_Shared, kind):  # type: ignore[misc]
+    class Governed(kind):  # type: ignore[misc]
         async def request(self, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
             exchange = _exchange(self, options)
             if exchange is None:
@@ -180,26 +181,27 @@ def _async_class(kind: Any) -> type:
     return Governed
 
 
-class _Shared:
-    """What sync and async clients have in common, apart from `request`."""
+def _share(governed: Any, kind: Any) -> None:
+    """Give a class what sync and async clients have in common, apart from `request`.
 
-    _fluxai: State
+    Not by a base of their own: an instance can only change to a class that adds none.
+    """
 
-    def copy(self, *args: Any, **kwargs: Any) -> Any:
-        """Copy the client, with its governance."""
-        copied = super().copy(*args, **kwargs)  # type: ignore[misc]
+    def copy(self: Any, *args: Any, **kwargs: Any) -> Any:
+        copied = kind.copy(self, *args, **kwargs)
         copied.__class__ = type(self)
         copied._fluxai = self._fluxai
         return copied
 
-    with_options = copy
-
-    def _calculate_retry_timeout(self, *args: Any, **kwargs: Any) -> Any:
+    def _calculate_retry_timeout(self: Any, *args: Any, **kwargs: Any) -> Any:
         # The SDK asks for this while it handles the error for which it will try again.
         attempts, error = _attempts.get(), sys.exception()
         if attempts is not None and error is not None and may_have_been_charged(error):
             attempts.lost += 1
-        return super()._calculate_retry_timeout(*args, **kwargs)  # type: ignore[misc]
+        return kind._calculate_retry_timeout(self, *args, **kwargs)
+
+    governed.copy = governed.with_options = copy
+    governed._calculate_retry_timeout = _calculate_retry_timeout
 
 
 def _exchange(client: Any, options: Any) -> Exchange | None:
