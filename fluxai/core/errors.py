@@ -96,10 +96,8 @@ class StreamStopped(BudgetExceeded):
     def __init__(self, decision: Decision, text: str) -> None:
         super().__init__(decision)
         self.text = text
-        self.args = (
-            f"the stream was stopped: what was reserved for it is used up "
-            f"({decision.estimate.highest} USD); {len(text):,} characters had arrived",
-        )
+        why = f"what was reserved for it, ${decision.estimate.highest}, is used up"
+        self.args = (f"the stream was stopped: {why}; {len(text):,} characters had arrived",)
 
 
 class NotGoverned(ConfigurationError):

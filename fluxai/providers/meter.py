@@ -151,7 +151,7 @@ class Meter:
         if self._final:
             self.call.settle_result(self._told)
         elif self._kept:
-            chunks = [event for event in map(_json, self._kept) if event is not None]
+            chunks: list[Any] = [event for event in map(_json, self._kept) if event is not None]
             if self._unkept:
                 chunks.append("x" * (self._unkept // BYTES_PER_TOKEN))
             self.call.settle_result(chunks, aborted=error is not None and not self._complete)

@@ -17,7 +17,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypedDict, TypeVar
 
 from fluxai.charges import may_have_been_charged
 from fluxai.context import already_held
@@ -50,6 +50,14 @@ _FREE = re.compile(
 _SOCKETS = ("beta", "live", "realtime", "responses")
 
 
+class Payer(TypedDict):
+    """Who spends, as the governor's verbs take it."""
+
+    tenant: str | None
+    user: str | None
+    labels: Mapping[str, str] | None
+
+
 class Terms(NamedTuple):
     """On whose account a client's calls go, and what happens to those that can't be governed."""
 
@@ -60,9 +68,9 @@ class Terms(NamedTuple):
     allows_ungoverned: bool
 
     @property
-    def subject(self) -> CallArguments:
-        """Return the subject, as `reserve` takes it."""
-        return CallArguments(tenant=self.tenant, user=self.user, labels=self.labels)
+    def payer(self) -> Payer:
+        """Return who spends."""
+        return Payer(tenant=self.tenant, user=self.user, labels=self.labels)
 
 
 class State:
@@ -107,13 +115,13 @@ _attempts: ContextVar[Attempts | None] = ContextVar("fluxai.attempts", default=N
 def wrap_stainless(client: C, terms: Terms) -> C:
     """Return a governed copy of an OpenAI or Anthropic client; it shares its connections."""
     copied: Any = client.copy()  # type: ignore[attr-defined]
-    copied.__class__ = governed_class(type(client))
+    copied.__class__ = governed_class(_kind(client))
     copied._fluxai = State(terms)
     return copied  # type: ignore[no-any-return]
 
 
 @functools.cache
-def governed_class(kind: type) -> type:
+def governed_class(kind: Any) -> type:
     """Return the subclass of a client's class whose requests are governed."""
     is_async = any(base.__name__ == "AsyncAPIClient" for base in kind.__mro__)
     governed: type = (_async_class if is_async else _sync_class)(kind)
@@ -129,8 +137,7 @@ def _sync_class(kind: Any) -> type:
             exchange = _exchange(self, options)
             if exchange is None:
                 return super().request(cast_to, options, *args, **kwargs)
-            before = sys.exception()
-            exchange.begun([exchange.begin(call, before) for call in exchange.paid])
+            exchange.begin(sys.exception())
             token = _attempts.set(exchange.attempts)
             try:
                 answer = super().request(cast_to, exchange.options(), *args, **kwargs)
@@ -152,15 +159,7 @@ def _async_class(kind: Any) -> type:
             if exchange is None:
                 return await super().request(cast_to, options, *args, **kwargs)
             hops = exchange.governor.hops
-            calls: list[Call] = []
-            try:
-                for call in exchange.paid:
-                    calls.append(await exchange.begin_async(call))
-            except BaseException:
-                for call in calls:
-                    call.release()
-                raise
-            exchange.begun(calls)
+            await exchange.begin_async()
             token = _attempts.set(exchange.attempts)
             try:
                 answer = await super().request(cast_to, exchange.options(), *args, **kwargs)
@@ -326,39 +325,50 @@ class Exchange:
         self._calls: list[Call] = []
 
     def _request(self, call: PaidCall) -> CallArguments:
-        request: CallArguments = {**self.state.terms.subject, **call.arguments}
+        request: CallArguments = {**self.state.terms.payer, **call.arguments}
         if call.deferred or len(self.paid) > 1 or self._path.endswith("/batches"):
             request["ttl"] = DEFERRED_TTL
             request["fixed_tool"] = True
         return request
 
-    def begin(self, call: PaidCall, before: BaseException | None) -> Call:
-        """Reserve for a call, or raise its refusal."""
-        request = self._request(call)
-        begun = begin(self.governor, request, before)
-        if self._fits(begun, call):
-            return begun
-        begun.release()
-        return begin(self.governor, {**request, "fixed_tool": True}, before)
+    def begin(self, before: BaseException | None) -> None:
+        """Reserve for all calls of the request, or for none and raise the refusal."""
+        try:
+            for call in self.paid:
+                request = self._request(call)
+                begun = begin(self.governor, request, before)
+                if not self._fits(begun, call):
+                    begun.release()
+                    begun = begin(self.governor, {**request, "fixed_tool": True}, before)
+                self._calls.append(begun)
+        except BaseException:
+            self._release()
+            raise
 
-    async def begin_async(self, call: PaidCall) -> Call:
-        """Reserve for a call in async code."""
-        request = self._request(call)
-        begun = await begin_async(self.governor, request)
-        if self._fits(begun, call):
-            return begun
-        await self.governor.hops.run(begun.release)
-        return await begin_async(self.governor, {**request, "fixed_tool": True})
+    async def begin_async(self) -> None:
+        """Reserve for all calls of the request in async code."""
+        hops = self.governor.hops
+        try:
+            for call in self.paid:
+                request = self._request(call)
+                begun = await begin_async(self.governor, request)
+                if not self._fits(begun, call):
+                    await hops.run(begun.release)
+                    begun = await begin_async(self.governor, {**request, "fixed_tool": True})
+                self._calls.append(begun)
+        except BaseException:
+            await hops.run(self._release)
+            raise
+
+    def _release(self) -> None:
+        for call in self._calls:
+            call.release()
 
     def _fits(self, begun: Call, call: PaidCall) -> bool:
         """Say whether a downgrade can do what is asked; otherwise it is decided without one."""
         if begun.decision != "downgraded" or begun.model is None:
             return True
         return self._serves(str(call.arguments["model"]), begun.model, call)
-
-    def begun(self, calls: list[Call]) -> None:
-        """Take the reservations of all calls of the request."""
-        self._calls = calls
 
     def options(self) -> Any:
         """Return the request's options with what was granted; the caller's own stay as they are."""
@@ -419,7 +429,7 @@ class Exchange:
                 try:
                     self.governor.record(
                         id=f"{reservation.id}/attempt-{number}",
-                        **self.state.terms.subject,
+                        **self.state.terms.payer,
                         model=reservation.model,
                         cost=reservation.estimate.expected,
                         estimated=True,
@@ -472,7 +482,7 @@ class _Later(Exchange):
 
     def _record(self, event_id: str, answer: Any) -> None:
         # By id, so that whoever asks for an answer, and how often, it is charged once.
-        self.governor.record(answer, id=event_id, **self.state.terms.subject)
+        self.governor.record(answer, id=event_id, **self.state.terms.payer)
 
     def _let_go(self, answer_id: str) -> None:
         for call in self.state.deferred.pop(answer_id, []):
@@ -523,6 +533,11 @@ def _http_response(answer: Any) -> Any:
 # -- what can't be governed -------------------------------------------------------------------
 
 
+def _kind(thing: object) -> Any:
+    """Return a thing's class, which only then exists: no checker knows it."""
+    return type(thing)
+
+
 def _dress(governed: type, kind: type) -> None:
     """Let a class go by the name of the one it stands for."""
     governed.__name__, governed.__qualname__ = kind.__name__, kind.__qualname__
@@ -543,12 +558,12 @@ def _close_sockets(governed: type, kind: type) -> None:
 
 def _without_sockets(getter: Callable[[Any], Any], owner: Any) -> Any:
     resource = getter(owner)
-    resource.__class__ = _socketless(type(resource))
+    resource.__class__ = _socketless(_kind(resource))
     return resource
 
 
 @functools.cache
-def _socketless(kind: type) -> type:
+def _socketless(kind: Any) -> type:
     made = type(kind.__name__, (kind,), {})
     _dress(made, kind)
     _close_sockets(made, kind)

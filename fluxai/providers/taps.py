@@ -72,6 +72,11 @@ class Tap:
             self.stopped = stopped
             return True
 
+    def raise_stop(self) -> None:
+        """Raise what stopped the stream, when all that came before is passed on."""
+        if self.stopped is not None:
+            raise self.stopped
+
     def end(self, error: BaseException | None) -> None:
         """Settle, by what has arrived."""
         if self.events or error is not None:
@@ -100,10 +105,10 @@ def tap(response: Any, meter: Meter) -> None:
 
 
 @functools.cache
-def _tapped(kind: type) -> type:
+def _tapped(kind: Any) -> type:
     """Return the subclass of a response's class that feeds a meter."""
 
-    class Tapped(kind):
+    class Tapped(kind):  # type: ignore[misc]
         _fluxai_tap: Tap
         _fluxai_pulling: bool
 
@@ -120,8 +125,7 @@ def _tapped(kind: type) -> type:
                     passed = held.finish() if chunk is None else held.take(chunk)
                     if passed:
                         yield passed
-                    if held.stopped is not None:
-                        raise held.stopped
+                    held.raise_stop()
                     if held.meter.overdue and not held.meter.ended:
                         held.meter.extend()
                     if chunk is None:
@@ -144,8 +148,7 @@ def _tapped(kind: type) -> type:
                     passed = held.finish() if chunk is None else held.take(chunk)
                     if passed:
                         yield passed
-                    if held.stopped is not None:
-                        raise held.stopped
+                    held.raise_stop()
                     if held.meter.overdue and not held.meter.ended:
                         await hops.run(held.meter.extend)
                     if chunk is None:

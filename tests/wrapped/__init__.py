@@ -1,0 +1,1 @@
+"""The providers' real SDKs, wrapped, against a provider on this machine."""
