@@ -99,7 +99,8 @@ def tap(response: Any, meter: Meter) -> None:
     if hasattr(response, "_content"):
         meter.answer(response.content)
         return
-    response.__class__ = _tapped(type(response))
+    of: Any = type(response)
+    response.__class__ = _tapped(of)
     response._fluxai_tap = Tap(meter, events=kind.startswith("text/event-stream"))
     response._fluxai_pulling = False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +45,6 @@ class Surface:
 
     def client(self, provider: FakeProvider, **options: Any) -> Any:
         """Return the SDK's own client."""
-        warnings.simplefilter("ignore", DeprecationWarning)
         if self.provider == "openai":
             kind: Any = openai.AsyncOpenAI if self.is_async else openai.OpenAI
             return kind(base_url=provider.openai_url, api_key="k", **options)

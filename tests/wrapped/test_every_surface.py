@@ -11,8 +11,10 @@ import pytest
 from fluxai import BudgetExceeded, CostEstimator, Governor, Policy, Usage
 from fluxai.core.decisions import UsageEvent
 from fluxai.testing import FakeProvider
-from tests.wrapped.surfaces import CHEAPER, MODELS, SURFACES, Surface
+from tests.wrapped.surfaces import CHEAPER, MODELS, SURFACES, TEXT, Surface
 
+#: Anthropic's SDK tells of models that are about to end.
+pytestmark = pytest.mark.filterwarnings("ignore:The model:DeprecationWarning")
 every_surface = pytest.mark.parametrize("surface", SURFACES, ids=str)
 TOLD = {"input": 40, "cache_read": 10, "output": 7}
 
@@ -48,8 +50,6 @@ def test_settled_at_what_the_answer_says(
     surface: Surface, governor: Governor, provider: FakeProvider
 ) -> None:
     """One call is one request and one event, at the usage that the provider told."""
-    from tests.wrapped.surfaces import TEXT
-
     provider.answer(TEXT, usage=TOLD)
     surface.ask(wrapped(surface, governor, provider))
     event = only_event(governor)
@@ -88,7 +88,7 @@ def test_a_downgrade_reaches_the_wire(
         decision="downgrade",
         fallback_tool_id=CHEAPER[surface.provider],
     )
-    provider.answer('{"name": "Rhine"}', usage={"input": 4, "output": 2})
+    provider.answer(TEXT, usage={"input": 4, "output": 2})
     surface.ask(wrapped(surface, governor, provider))
     assert sent(provider)["model"] == CHEAPER[surface.provider]
     event = only_event(governor)
@@ -162,9 +162,7 @@ def test_an_answer_that_is_cut_is_settled_once(
     client = wrapped(surface, governor, provider, max_retries=0)
     try:
         surface.ask(client)
-    except AssertionError:
-        pass
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 -- whichever the SDK raises, but not ours
         assert not isinstance(error, BudgetExceeded)
     event = only_event(governor)
     assert "estimated" in event.flags
