@@ -28,6 +28,12 @@ _FINISH: Final = {
 }
 _DONE: Final = sse("[DONE]")
 _FINGERPRINT: Final = "fp_fake"
+#: What Azure's filter finds in a harmless text.
+_FILTER: Final = {
+    kind: {"filtered": False, "severity": "safe"}
+    for kind in ("hate", "self_harm", "sexual", "violence")
+}
+_PROMPT_FILTER: Final = [{"prompt_index": 0, "content_filter_results": _FILTER}]
 
 #: type, code, and message by status; the others go by their first digit.
 _ERRORS: Final[Mapping[int, tuple[str, str | None, str]]] = {
@@ -71,16 +77,43 @@ def openai_error(failure: Failure, desk: Desk) -> Reply:
     return json_reply({"error": error}, status=failure.status, headers=headers)
 
 
-def not_found(request: Request, what: str, desk: Desk) -> Reply:
-    """Say that there is no such file, batch or response."""
-    return openai_error(Failure(status=404, message=f"No such {what}: {request.path}"), desk)
+#: Azure's code and message by status.
+_AZURE_ERRORS: Final[Mapping[int, tuple[str, str]]] = {
+    401: (
+        "401",
+        (
+            "Access denied due to invalid subscription key or wrong API endpoint. Make sure to"
+            " provide a valid key for an active subscription and use a correct regional API"
+            " endpoint for your resource."
+        ),
+    ),
+    404: ("DeploymentNotFound", "The API deployment for this resource does not exist."),
+    429: ("RateLimitReached", "Your requests have exceeded rate limit."),
+    500: ("InternalServerError", "The server had an error while processing your request."),
+}
+
+
+def azure_error(failure: Failure) -> Reply:
+    """Say that a request failed, in Azure's words."""
+    code, message = _AZURE_ERRORS.get(failure.status, (str(failure.status), "The request failed."))
+    headers = {}
+    if failure.retry_after is not None:
+        headers["retry-after"] = str(failure.retry_after)
+    error = {"code": code, "message": failure.message or message}
+    return json_reply({"error": error}, status=failure.status, headers=headers)
 
 
 # ------------------------------------------------------------------------------------------ chat
 
 
-def chat(request: Request, desk: Desk, model: str | None = None) -> Reply:
-    """`POST /v1/chat/completions`, plain or as a stream."""
+def chat(
+    request: Request, desk: Desk, *, azure: bool = False, deployment: str | None = None
+) -> Reply:
+    """`POST /v1/chat/completions`, plain or as a stream.
+
+    Azure adds what its content filter found: to each answer, and as the first chunk of a stream,
+    which has no choices.
+    """
     options = request.options
     limit = whole(options.get("max_completion_tokens")) or whole(options.get("max_tokens"))
     answer = desk.take().within(limit)
@@ -89,12 +122,17 @@ def chat(request: Request, desk: Desk, model: str | None = None) -> Reply:
         "id": desk.new_id("chatcmpl-"),
         "object": "chat.completion.chunk" if options.get("stream") else "chat.completion",
         "created": desk.now(),
-        "model": answer.model or model or str(options.get("model", "")),
+        "model": answer.model or deployment or str(options.get("model", "")),
     }
-    tail = {"service_tier": "default", "system_fingerprint": _FINGERPRINT}
+    tail: Body = {"service_tier": "default", "system_fingerprint": _FINGERPRINT}
+    if azure:
+        tail = {"system_fingerprint": _FINGERPRINT}
     number = max(1, whole(options.get("n")) or 1)
     if not options.get("stream"):
         choices = [_choice(answer, index, desk) for index in range(number)]
+        if azure:
+            tail["prompt_filter_results"] = _PROMPT_FILTER
+            choices = [{**choice, "content_filter_results": _FILTER} for choice in choices]
         return json_reply({**head, "choices": choices, "usage": usage, **tail})
     told = options.get("stream_options") or {}
     wanted = bool(told.get("include_usage"))
@@ -105,6 +143,9 @@ def chat(request: Request, desk: Desk, model: str | None = None) -> Reply:
         return sse({**head, "choices": choices, **reported, "obfuscation": "fake"})
 
     chunks = [chunk([choice]) for choice in _choices(answer, number, desk)]
+    if azure:
+        nothing = {"choices": [], "created": 0, "id": "", "model": "", "object": ""}
+        chunks.insert(0, sse({**nothing, "prompt_filter_results": _PROMPT_FILTER}))
     if wanted:
         chunks.append(chunk([], usage))
     return event_stream([*chunks, _DONE])
