@@ -48,7 +48,7 @@ def govern(
 
     Its own parameters are used: `model` is replaced on a downgrade (a function without one is never
     downgraded), `max_tokens` (or `max_output_tokens`, `max_completion_tokens`) is filled when
-    absent, and the prompt is found in `prompt`, `messages`, `input` or `contents`. What it returns
+    absent or too large, and the prompt is found in `prompt`, `messages`, `input` or `contents`. What it returns
     or yields is settled: by its usage, else by an estimate of what it holds.
 
     Args:
@@ -170,9 +170,12 @@ class _Binding:
             bound.arguments["model"] = call.model
         elif self._tool is None and "model" in rest:
             rest["model"] = call.model
-        capped = any(_said(values, name) is not None for name in _CAPS)
+        capped = [name for name in _CAPS if _said(values, name) is not None]
         if self._cap is not None and not capped and call.max_output_tokens is not None:
             bound.arguments[self._cap] = call.max_output_tokens
+        if call.reservation.shrunk:
+            for name in capped:
+                (rest if name in rest else bound.arguments)[name] = call.max_output_tokens
 
 
 class _Bound:

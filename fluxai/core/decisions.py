@@ -65,7 +65,8 @@ class Reason:
     """One policy's part in a decision, with the numbers it was judged on.
 
     `limit`, `settled`, `reserved` and `requested` are USD for the measure `cost`, counts otherwise.
-    `acted` marks the policy that decided; the others are reported.
+    `acted` marks the policy that decided, `shrank` one that granted less output than was asked for;
+    the others are reported.
     """
 
     policy_id: str
@@ -83,6 +84,7 @@ class Reason:
     crossed: bool
     acted: bool
     tool: str
+    shrank: bool = False
 
     @property
     def whose(self) -> str:
@@ -101,6 +103,8 @@ class Reason:
             )
         limit = _shown(self.limit, self.measure)
         verb = "would be crossed" if self.crossed else "holds"
+        if self.shrank:
+            verb = "has room for no more"
         resets = f"; resets at {self.resets_at:%Y-%m-%d %H:%M:%S} UTC" if self.resets_at else ""
         return (
             f"the {self.limit_type} {self.measure} limit of {limit} for the {self.whose} "
@@ -138,7 +142,7 @@ class CounterOffer:
         return "What fits now: " + "; ".join(offers) if offers else ""
 
 
-def reason_of(step: Step, check: Check) -> Reason:
+def reason_of(step: Step, check: Check, *, shrank: bool = False) -> Reason:
     """Show one check of a judged step."""
     slot = check.slot
     settled = step.settled[slot] if slot >= 0 else 0
@@ -161,6 +165,7 @@ def reason_of(step: Step, check: Check) -> Reason:
         crossed=check in step.crossed,
         acted=check is step.acted,
         tool=step.candidate.tool,
+        shrank=shrank,
     )
 
 
@@ -237,6 +242,19 @@ class Decision:
         return self.output_tokens if self.need.output_max else None
 
     @property
+    def shrunk(self) -> bool:
+        """Whether `max_output_tokens` is less than the caller's own cap; `reasons` say why."""
+        return self.need.cap is not None and self.output_tokens < self.need.cap
+
+    @property
+    def stop_stream(self) -> bool:
+        """Whether a policy wants a stream of this call stopped once its reservation is used up."""
+        if self._view is not None:
+            # What was written before there was such a policy says nothing of it.
+            return bool(self._view.get("stop_stream", False))
+        return self.candidate.stop_stream
+
+    @property
     def estimate(self) -> Estimate:
         """Expected and highest cost, and how they were found."""
         if self._view is not None:
@@ -265,7 +283,7 @@ class Decision:
                     "input", tokens, (need.fixed - fee) // tokens, rates.version, method
                 )
             if need.output_max:
-                found = "granted" if need.cap is None else "cap"
+                found = "cap" if need.cap == self.output_tokens else "granted"
                 tokens = self.output_tokens
                 yield cost_line("output", tokens, need.per_output, rates.version, found)
             if fee:
@@ -318,21 +336,30 @@ class Decision:
 
     @property
     def reasons(self) -> tuple[Reason, ...]:
-        """The crossed policies, those that decided first; empty when nothing was crossed."""
+        """The crossed policies, those that decided first, and those that granted less output.
+
+        Empty when all was granted that was asked for, and nothing was crossed.
+        """
         if self._view is not None:
             return tuple(_reason_from(row) for row in self._view["reasons"])
         if self.verdict is None:
             return ()
         found = [reason_of(step, check) for step in self.verdict.steps for check in step.crossed]
-        return tuple(sorted(found, key=lambda reason: not reason.acted))
+        last = self.verdict.last
+        found += [reason_of(last, check, shrank=True) for check in last.shrunk_by(self.need)]
+        return tuple(sorted(found, key=lambda reason: (not reason.acted, not reason.shrank)))
 
     @property
     def looked_at(self) -> tuple[Reason, ...]:
         """Every policy that was looked at, in the order in which they act, with its numbers."""
         if self._view is not None:
             return tuple(_reason_from(row) for row in self._view["looked_at"])
+        steps = self.steps
+        shrunk_by = steps[-1].shrunk_by(self.need)
         return tuple(
-            reason_of(step, check) for step in self.steps for check in step.candidate.checks
+            reason_of(step, check, shrank=step is steps[-1] and check in shrunk_by)
+            for step in steps
+            for check in step.candidate.checks
         )
 
     @property
@@ -370,20 +397,34 @@ class Decision:
         if self._view is not None:
             return str(self._view["message"])
         if self.decision == "allowed":
-            return f"Allowed: {self.final_tool}, holding at most {format_usd(self.amounts[COST])}."
+            held = format_usd(self.amounts[COST])
+            return f"Allowed: {self.final_tool}, holding at most {held}.{self._shrunk_words()}"
         why = "; ".join(str(reason) for reason in self.reasons if reason.acted)
         if self.decision == "downgraded":
-            return f"Downgraded from {self.requested_tool} to {self.final_tool}: {why}."
+            return (
+                f"Downgraded from {self.requested_tool} to {self.final_tool}: "
+                f"{why}.{self._shrunk_words()}"
+            )
         if self.decision == "pending_approval":
             return (
                 f"Waiting for approval of {format_usd(self.amounts[COST])} on {self.final_tool}: "
-                f"{why}." + (f" Approve with id {self.approval_id}." if self.approval_id else "")
+                f"{why}.{self._shrunk_words()}"
+                + (f" Approve with id {self.approval_id}." if self.approval_id else "")
             )
         offer = str(self.counter_offer or "")
         note = self._note()
         if note:
             return f"Denied {self.requested_tool}: {note}."
         return f"Denied {self.requested_tool}: {why}." + (f" {offer}." if offer else "")
+
+    def _shrunk_words(self) -> str:
+        """Say that less output was granted than was asked for, and why; nothing where it wasn't."""
+        if not self.shrunk:
+            return ""
+        why = "; ".join(str(reason) for reason in self.reasons if reason.shrank)
+        return f" Asked for {self.need.cap:,} output tokens, granted {self.output_tokens:,}" + (
+            f": {why}." if why else "."
+        )
 
     def _note(self) -> str | None:
         return None
@@ -421,6 +462,7 @@ class Decision:
                 "lines": [line.to_dict() for line in estimate.lines],
             },
             "max_output_tokens": self.max_output_tokens,
+            "stop_stream": self.stop_stream,
             "remaining": None if self.remaining is None else str(self.remaining),
             "message": self.message,
             "reasons": [_reason_row(reason) for reason in self.reasons],

@@ -204,7 +204,9 @@ class Check:
         "rank",
         "scope",
         "scope_id",
+        "shrinks",
         "slot",
+        "stops",
     )
 
     def __init__(
@@ -224,6 +226,8 @@ class Check:
         alert_at: tuple[tuple[int, str], ...],
         rank: tuple[int, int, int, str],
         forgiven: bool = False,
+        shrinks: bool = False,
+        stops: bool = False,
     ) -> None:
         self.policy_id = policy_id
         self.scope = scope
@@ -241,6 +245,15 @@ class Check:
         #: Whether crossing it changes anything: `shadow` and `allow` limits only report, and so does
         #: a `downgrade` limit on its own fallback.
         self.acts = mode == "enforce" and decision != "allow" and not forgiven
+        #: Whether a call that is too large for it may be granted with a smaller output cap.
+        self.shrinks = shrinks and self.denies and measure <= TOKENS
+        #: Whether a stream is to be stopped when its reservation is used up.
+        self.stops = stops and mode == "enforce"
+
+    @property
+    def denies(self) -> bool:
+        """Whether a call that crosses it is refused."""
+        return self.acts and self.decision == "deny"
 
 
 class _Fare:
@@ -269,6 +282,7 @@ class Candidate(_Fare):
         "index",
         "keys",
         "requested_tool",
+        "stop_stream",
         "tool",
         "unit_rate",
     )
@@ -303,6 +317,8 @@ class Candidate(_Fare):
         self.unit_rate = unit_rate
         self.max_output = max_output
         self.checks = checks
+        #: Whether a policy that applies wants streams stopped once their reservation is used up.
+        self.stop_stream = any(check.stops for check in checks)
         #: (counter key, end of its window) per slot.
         self.keys = keys
         #: The measure that each slot counts.
@@ -400,6 +416,23 @@ class Step(NamedTuple):
     crossed: tuple[Check, ...]
     acted: Check | None
 
+    def is_shrunk(self, need: Need) -> bool:
+        """Whether less output was granted than the caller's cap."""
+        return need.cap is not None and self.output_tokens < need.cap
+
+    def shrunk_by(self, need: Need) -> tuple[Check, ...]:
+        """List the limits that would have been crossed by the caller's own cap."""
+        if need.cap is None or self.output_tokens >= need.cap:
+            return ()
+        asked = amounts_of(need, need.cap)
+        return tuple(
+            check
+            for check in self.candidate.checks
+            if check.shrinks
+            and (self.committed[check.slot] if check.slot >= 0 else 0) + asked[check.measure]
+            > check.limit
+        )
+
 
 class Verdict(NamedTuple):
     """What the rule says: the decision, and every candidate looked at, the last one decisive."""
@@ -419,6 +452,8 @@ MIN_OUTPUT_TOKENS = 256
 DEFAULT_OUTPUT_TOKENS = 4_096
 #: … and, beyond the minimum, at most this share of what still fits (one part in N).
 HEADROOM_SHARE = 4
+#: A stated cap is shrunk to no less than the minimum or, if that is smaller, one part in N of it.
+SHRUNK_SHARE = 4
 
 
 def amounts_of(need: Need, output_tokens: int) -> Amounts:
@@ -459,12 +494,47 @@ def pick_output(checks: Sequence[Check], need: Need, committed: Sequence[int]) -
     return least + max(0, min(need.output_max - least, beyond // HEADROOM_SHARE))
 
 
+def shrunk_output(step: Step, need: Need) -> int | None:
+    """Choose the largest output that fits where every `deny` limit that is crossed allows that.
+
+    Returns:
+        The output tokens; None where the caller stated no cap, where nothing denies, where a limit
+        does not allow it, or where less would fit than is worth calling for.
+    """
+    if need.cap is None:
+        return None
+    denying = [check for check in step.crossed if check.denies]
+    if not denying or not all(check.shrinks for check in denying):
+        return None
+    fits = _headroom(denying, need, step.committed)
+    least = min(MIN_OUTPUT_TOKENS, -(-need.cap // SHRUNK_SHARE))
+    return fits if fits >= least else None
+
+
 def judge_candidate(
     candidate: Candidate, need: Need, committed: Sequence[int], settled: Sequence[int]
 ) -> Step:
-    """Judge one candidate: crossed means settled + reserved + requested > limit."""
+    """Judge one candidate: crossed means settled + reserved + requested > limit.
+
+    A stated output cap that is too large for `deny` limits is shrunk first, where they allow it.
+    """
+    step = _step(
+        candidate, need, pick_output(candidate.checks, need, committed), committed, settled
+    )
+    output_tokens = None if step.acted is None else shrunk_output(step, need)
+    if output_tokens is None:
+        return step
+    return _step(candidate, need, output_tokens, committed, settled)
+
+
+def _step(
+    candidate: Candidate,
+    need: Need,
+    output_tokens: int,
+    committed: Sequence[int],
+    settled: Sequence[int],
+) -> Step:
     checks = candidate.checks
-    output_tokens = pick_output(checks, need, committed)
     amounts = amounts_of(need, output_tokens)
     crossed = tuple(
         check
@@ -481,7 +551,8 @@ def judge(plan: Plan, needs: Sequence[Need | None], balances: Mapping[int, Balan
     The requested tool is judged first. The first acting check that is crossed, in the order of the
     plan, decides: `deny` refuses; `require_approval` holds the candidate as pending, unless a
     `deny` is crossed as well, for no policy forgives another's deny; `downgrade` moves to its
-    fallback, once, and refuses where there is none.
+    fallback, once, and refuses where there is none. A candidate is judged on the output that
+    `judge_candidate` has shrunk.
 
     Args:
         plan: The compiled checks.
@@ -506,9 +577,7 @@ def judge(plan: Plan, needs: Sequence[Need | None], balances: Mapping[int, Balan
         ):
             index = acted.fallback
             continue
-        if acted.decision == "require_approval" and not any(
-            check.acts and check.decision == "deny" for check in step.crossed
-        ):
+        if acted.decision == "require_approval" and not any(check.denies for check in step.crossed):
             return Verdict("pending_approval", tuple(steps))
         return Verdict("denied", tuple(steps))
 

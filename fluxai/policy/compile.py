@@ -404,6 +404,9 @@ def _lease(applying: Sequence[tuple[Rule, str, str]]) -> Decimal | None:
         return None
     if any(policy.decision not in ("deny", "allow") for policy in single):
         return None
+    if any(policy.shrink_output for policy in single):
+        # The store shrinks; a lease would be given back for each call that is too large.
+        return None
     return min(shares)
 
 
@@ -463,6 +466,8 @@ def _candidate(
                 alert_at=alerts_of(policy, limit) if slot >= 0 else (),
                 rank=rule.rank,
                 forgiven=policy.decision == "downgrade" and lead == index,
+                shrinks=policy.shrink_output,
+                stops=policy.stop_stream,
             )
         )
     for extra in extras:

@@ -214,6 +214,8 @@ class Policy(_Record):
     `key=value`). `limit_value` is USD for the measure `cost`, a whole number otherwise.
     `lease` lets each process take such a share of what is left in advance, and decide out of it by
     itself. `on_unpriced` says what its calls cost whose model has no price; see `fluxai.costs.unpriced`.
+    `shrink_output` grants a call whose output cap is too large for the limit as much as fits, instead
+    of refusing it. `stop_stream` has streams stopped once their reservation is used up.
     """
 
     tenant_id: Id
@@ -240,6 +242,8 @@ class Policy(_Record):
     on_unpriced: OnUnpriced = "refuse"
     unpriced_ceiling: Usd | None = None
     lease: Share | None = None
+    shrink_output: bool = False
+    stop_stream: bool = False
     id: Id | None = None
 
     if TYPE_CHECKING:
@@ -263,6 +267,8 @@ class Policy(_Record):
             on_unpriced: OnUnpriced = "refuse",
             unpriced_ceiling: Amount | None = None,
             lease: Amount | None = None,
+            shrink_output: bool = False,
+            stop_stream: bool = False,
             id: str | None = None,  # noqa: A002 -- the field's name
         ) -> None: ...
 
@@ -315,6 +321,14 @@ class Policy(_Record):
                 raise ValueError("lease: goes with decision='deny' or 'allow'")
             if self.limit_type in ("per_request", "concurrent"):
                 raise ValueError(f"lease: a {self.limit_type} limit can't be leased; leave it out")
+        if self.shrink_output:
+            if self.decision != "deny":
+                raise ValueError("shrink_output: goes with decision='deny', which would refuse")
+            if self.counts not in ("cost", "tokens"):
+                raise ValueError(
+                    f"shrink_output: goes with a limit of cost or tokens; less output makes room in "
+                    f"no limit of {self.counts}"
+                )
         if self.on_unpriced == "ceiling":
             if not self.unpriced_ceiling:
                 raise ValueError(

@@ -62,8 +62,10 @@ from fluxai.storage.book import extra_of, fill
 from fluxai.storage.items import Item, event_id, event_key, time_of
 from fluxai.storage.judged import WrittenPlan, explain, step_of
 
-#: What a crossed limit does, as the SQL functions call it.
+#: What a crossed limit does, as the SQL functions call it; a `deny` that shrinks the output first
+#: is a word of its own.
 _CODES = {"deny": 1, "require_approval": 2, "downgrade": 3}
+_SHRINKS = 4
 _VERBS = {
     Release: "release",
     Extend: "extend",
@@ -96,7 +98,7 @@ class TakenApart(WrittenPlan):
                         check.slot,
                         check.measure + 1,
                         check.limit,
-                        _CODES[check.decision],
+                        _SHRINKS if check.shrinks else _CODES[check.decision],
                         check.fallback,
                     )
                     for check in one.checks

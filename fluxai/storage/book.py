@@ -215,7 +215,7 @@ class Book:
             return Stale(version)
         at_us = reservation.counted_us
         verdict, counters = self._judge(ask)
-        if verdict.last.acted is not None and self._expire_some(tenant, at_us, counters.values()):
+        if _gives_less(verdict, ask) and self._expire_some(tenant, at_us, counters.values()):
             verdict, counters = self._judge(ask)
         if (
             verdict.decision == "pending_approval"
@@ -778,6 +778,13 @@ def fill(reservation: Reservation, ask: Ask, verdict: Verdict) -> None:
         reservation.amounts = (*step.amounts[:3], 0)
 
 
+def _gives_less(verdict: Verdict, ask: Ask) -> bool:
+    """Say whether a limit stands in the way of all that was asked for."""
+    step = verdict.last
+    need = ask.needs[step.candidate.index]
+    return step.acted is not None or (need is not None and step.is_shrunk(need))
+
+
 def _of(item: Settle, reservation: Reservation, *flags: str) -> UsageEvent:
     """Make the event that settles a stored reservation, from what the caller reported."""
     return _settling(item.event, reservation, item.uid, flags)
@@ -836,7 +843,7 @@ def _copy(reservation: Reservation) -> Reservation:
 
 def _denies(candidate: Candidate, counters: Sequence[Counter], amounts: Amounts) -> Conflict | None:
     for check in candidate.checks:
-        if not check.acts or check.decision != "deny":
+        if not check.denies:
             continue
         committed = counters[check.slot].committed if check.slot >= 0 else 0
         if committed + amounts[check.measure] > check.limit:

@@ -159,6 +159,8 @@ def _check_row(check: Check, keys: Sequence[tuple[CounterKey, int]]) -> Row:
         check.alert_at,
         check.rank,
         not check.acts,
+        check.shrinks,
+        check.stops,
     )
 
 
@@ -179,4 +181,6 @@ def _check_of(row: Sequence[Any], bounds: Sequence[int]) -> Check:
         alert_at=tuple((amount, share) for amount, share in row[11]),
         rank=tuple(row[12]),
         forgiven=row[13],
+        shrinks=row[14],
+        stops=row[15],
     )

@@ -126,6 +126,34 @@ def test_a_missing_cap_is_filled_and_a_given_one_kept(
     assert kept == 77
 
 
+@pytest.mark.parametrize("passed", ["named", "as a keyword that is passed on"])
+def test_a_cap_that_was_shrunk_is_sent(governor: Governor, provider: Provider, passed: str) -> None:
+    """Where a policy grants less than the call's own cap, the provider is sent what is held."""
+    governor.policies.put(
+        Policy(
+            tenant_id="acme",
+            limit_type="per_request",
+            measure="tokens",
+            limit_value=600,
+            shrink_output=True,
+        )
+    )
+    if passed == "named":
+
+        @governor.govern(model="gpt-4o", tenant="acme")
+        def ask(prompt: str, *, model: str, max_tokens: int) -> dict[str, Any]:
+            return provider.answer(model=model, max_tokens=max_tokens)
+    else:
+
+        @governor.govern(model="gpt-4o", tenant="acme")
+        def ask(prompt: str, **options: Any) -> dict[str, Any]:
+            return provider.answer(**options)
+
+    ask("Say hi.", max_tokens=1_000)
+    (call,) = provider.calls
+    assert 500 < call["max_tokens"] < 600
+
+
 def test_an_sdk_s_left_out_marker_counts_as_absent(governor: Governor, provider: Provider) -> None:
     """`max_tokens=NOT_GIVEN` is a cap that was not given."""
     from openai import NOT_GIVEN

@@ -76,6 +76,7 @@ class Rule:
     shadow: bool = False
     priority: int = 0
     ring: int = 0
+    shrinks: bool = False
 
     @property
     def order(self) -> tuple[Any, ...]:
@@ -220,7 +221,8 @@ class Model:
     def decide(self, call: Call, who: Who) -> Verdict:
         """Say what becomes of a call, ending overdue holds before it is refused."""
         verdict = self._decide(call, who)
-        if verdict.decision in ("denied", "pending_approval"):
+        less = call.cap is not None and not call.by_unit and verdict.output < call.cap
+        if less or verdict.decision in ("denied", "pending_approval"):
             overdue = [held for held in self._overdue() if held.who.tenant == who.tenant]
             for held in overdue[:EXPIRED_BY_ONE_RESERVE]:
                 self._expire(held, settle=self.settle_on_expiry)
@@ -241,12 +243,12 @@ class Model:
         tool, moved, all_acted = call.tool, False, []
         while True:
             output = self._output(call, who, tool, leads)
+            crossed = self._crossed(call, who, tool, output, leads)
+            denying = [rule for rule in crossed if rule.decision == "deny"]
+            if call.cap and denying and all(rule.shrinks for rule in denying):
+                output = self._largest(call, who, tool, leads)
+                crossed = self._crossed(call, who, tool, output, leads)
             amounts = call.amounts(tool, output)
-            crossed = [
-                rule
-                for rule, used in self._applying(who, tool)
-                if used + self._asked(rule, amounts) > rule.limit and _acts(rule, tool, leads)
-            ]
             if not crossed:
                 decision = "downgraded" if moved else "allowed"
                 return Verdict(decision, tool, output, amounts, all_acted)
@@ -262,6 +264,28 @@ class Model:
             return Verdict(
                 "denied" if denied else "pending_approval", tool, output, amounts, all_acted
             )
+
+    def _crossed(
+        self, call: Call, who: Who, tool: str, output: int, leads: dict[str, str | None]
+    ) -> list[Rule]:
+        """List the rules that act on so much output."""
+        amounts = call.amounts(tool, output)
+        return [
+            rule
+            for rule, used in self._applying(who, tool)
+            if used + self._asked(rule, amounts) > rule.limit and _acts(rule, tool, leads)
+        ]
+
+    def _largest(self, call: Call, who: Who, tool: str, leads: dict[str, str | None]) -> int:
+        """Find the largest cap that nothing denies, by trying; the caller's own if all is too small."""
+        cap = call.cap or 0
+        for output in range(cap - 1, -1, -1):
+            if 4 * output < min(cap, 4 * LEAST_OUTPUT):
+                break
+            crossed = self._crossed(call, who, tool, output, leads)
+            if not any(rule.decision == "deny" for rule in crossed):
+                return output
+        return cap
 
     def _applying(self, who: Who, tool: str) -> list[tuple[Rule, int]]:
         """List the rules on a call, in the order in which they act, with what each has used."""

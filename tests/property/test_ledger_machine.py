@@ -118,6 +118,7 @@ def rules(draw: Any) -> Rule:
     decision = draw(
         st.sampled_from(["require_approval", "deny", "downgrade", "deny", "downgrade", "allow"])
     )
+    shrinks = decision == "deny" and measure != "requests" and draw(st.booleans())
     return Rule(
         id=draw(st.sampled_from(POLICIES)),
         tenant=draw(st.sampled_from(["acme", "acme", "*"])),
@@ -131,6 +132,7 @@ def rules(draw: Any) -> Rule:
         shadow=draw(st.sampled_from([False] * 5 + [True])),
         priority=draw(st.sampled_from([0, 0, 1])),
         ring=draw(st.sampled_from([60, 3_600, 86_400, 1_001])) * SECOND if kind == "rolling" else 0,
+        shrinks=shrinks,
     )
 
 
@@ -150,6 +152,7 @@ def policy_of(one: Rule) -> Policy:
         mode="shadow" if one.shadow else "enforce",
         priority=one.priority,
         alert_at=(Decimal("0.5"), Decimal(1)),
+        shrink_output=one.shrinks,
     )
 
 

@@ -32,6 +32,7 @@ from fluxai.testing.contract.outputs import Outputs
 from fluxai.testing.contract.records import Records
 from fluxai.testing.contract.reopening import Reopening
 from fluxai.testing.contract.repeats import Repeats
+from fluxai.testing.contract.shrinking import Shrinking
 from fluxai.testing.contract.tenants import Tenants
 from fluxai.testing.contract.verbs import Verbs
 from fluxai.testing.contract.windows import Windows
@@ -44,6 +45,7 @@ class StorageContract(
     Limits,
     Decisions,
     Outputs,
+    Shrinking,
     Windows,
     Reopening,
     Expiry,

@@ -80,6 +80,7 @@ def _candidates(draw: Any, tenant: str) -> tuple[Candidate, ...]:
                     mode=draw(st.sampled_from(["enforce"] * 4 + ["shadow"])),
                     fallback=draw(st.integers(-1, count - 1)) if decision == "downgrade" else -1,
                     limit_type="total" if slot >= 0 else "per_request",
+                    shrinks=draw(st.booleans()),
                     rank=(draw(st.integers(-1, 1)), draw(st.integers(0, 3)), 0, f"p{number}"),
                 )
             )
@@ -122,6 +123,9 @@ class Agreement(Case):
             assert answer.decision == expected.decision
             assert answer.final_tool == last.candidate.tool
             assert answer.output_tokens == last.output_tokens
+            asked = needs[last.candidate.index]
+            assert asked is not None
+            assert answer.shrunk is last.is_shrunk(asked)
             pending = expected.decision == "pending_approval"
             assert answer.amounts == (*last.amounts[:3], 0 if pending else 1)
             assert [reason.policy_id for reason in answer.reasons if reason.acted] == [

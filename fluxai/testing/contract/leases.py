@@ -284,6 +284,17 @@ class Leases(Case):
         assert 256 <= call.max_output_tokens <= 1_000
         assert call.estimate.highest <= 10 * DIME
 
+    def test_a_slice_leaves_shrinking_to_the_store(self, leasing: Callable[[], Governor]) -> None:
+        """A call too large for a slice is granted in full while the budget has room for it."""
+        governor = leasing()
+        limit(governor, "100", lease="0.1", shrink_output=True)
+        assert cent(governor).allowed
+        assert tokens(governor, 50_000).max_output_tokens == 25_000
+        held = tokens(governor, 80_000)
+        assert held.shrunk
+        assert held.max_output_tokens is not None
+        assert 9_000 <= held.max_output_tokens <= 10_000
+
     @pytest.mark.parametrize(
         "fields",
         [

@@ -119,6 +119,8 @@ DECLARE
     amounts bigint[];
     acted integer;
     denies boolean;
+    firm boolean;
+    shrunk boolean;
     decision text;
     note text;
     steps text;
@@ -382,22 +384,42 @@ BEGIN
                     END IF;
                     cost := fluxai.cost_of((need->>0)::numeric, (need->>1)::numeric, output);
                 END IF;
-                amounts := ARRAY[cost, input + output, requests, 1];
-                acted := 0;
-                denies := false;
-                FOR j IN check_from[g] .. check_to[g] LOOP
-                    n := check_counter[j];
-                    IF n = 0 THEN
-                        CONTINUE WHEN amounts[check_measure[j]] <= check_limit[j];
-                    ELSE
-                        CONTINUE WHEN c_settled[n] + c_reserved[n] + amounts[check_measure[j]]
-                            <= check_limit[j];
-                    END IF;
-                    IF acted = 0 THEN
-                        acted := j;
-                    END IF;
-                    denies := denies OR check_code[j] = 1;
-                    EXIT WHEN denies;
+                shrunk := false;
+                LOOP
+                    amounts := ARRAY[cost, input + output, requests, 1];
+                    acted := 0;
+                    denies := false;
+                    firm := false;
+                    FOR j IN check_from[g] .. check_to[g] LOOP
+                        n := check_counter[j];
+                        IF n = 0 THEN
+                            CONTINUE WHEN amounts[check_measure[j]] <= check_limit[j];
+                        ELSE
+                            CONTINUE WHEN c_settled[n] + c_reserved[n] + amounts[check_measure[j]]
+                                <= check_limit[j];
+                        END IF;
+                        IF acted = 0 THEN
+                            acted := j;
+                        END IF;
+                        denies := denies OR check_code[j] IN (1, 4);
+                        firm := check_code[j] = 1;
+                        EXIT WHEN firm;
+                    END LOOP;
+                    -- What denies may all allow a smaller output than the caller's cap.
+                    EXIT WHEN shrunk OR firm OR NOT denies OR need->>4 IS NULL;
+                    headroom := 4611686018427387904;
+                    FOR j IN check_from[g] .. check_to[g] LOOP
+                        CONTINUE WHEN check_code[j] <> 4;
+                        n := check_counter[j];
+                        headroom := least(headroom, fluxai.room(
+                            check_limit[j] - CASE n WHEN 0 THEN 0
+                                ELSE c_settled[n] + c_reserved[n] END,
+                            check_measure[j], (need->>0)::numeric, (need->>1)::numeric, input));
+                    END LOOP;
+                    EXIT WHEN headroom < least(256, ((need->>4)::bigint + 3) / 4);
+                    output := headroom;
+                    cost := fluxai.cost_of((need->>0)::numeric, (need->>1)::numeric, output);
+                    shrunk := true;
                 END LOOP;
                 committed := '{}';
                 settled := '{}';
@@ -414,8 +436,8 @@ BEGIN
                     OR jsonb_typeof(a.more->(check_fallback[acted] - 1)) <> 'array';
                 k := check_fallback[acted];
             END LOOP;
-            EXIT WHEN acted = 0 OR tried OR a.tenant = ANY (none_overdue);
-            -- Before a refusal: what is overdue gives way.
+            EXIT WHEN (acted = 0 AND NOT shrunk) OR tried OR a.tenant = ANY (none_overdue);
+            -- Before a refusal, and before less is granted: what is overdue gives way.
             tried := true;
             IF NOT EXISTS (
                 SELECT FROM fluxai.reservations AS r
