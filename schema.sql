@@ -805,6 +805,10 @@ BEGIN
         THEN
             RETURN '["unknown", "reservation"]';
         END IF;
+        first := fluxai.event_json(r.tenant, r.id::text);
+        IF first IS NOT NULL THEN -- by record(), under the reservation's id
+            RETURN jsonb_build_array('settled_otherwise', first);
+        END IF;
         refusal := fluxai.unplanned(item, NULL);
         IF refusal IS NOT NULL THEN
             RETURN refusal;
@@ -1117,6 +1121,20 @@ DECLARE
     e fluxai.events;
     keep bigint[];
 BEGIN
+    -- What is known already must say the same, as in fluxai.settle.
+    SELECT to_jsonb(latest) INTO one
+    FROM jsonb_array_elements(item->'events') AS s
+    JOIN fluxai.events AS f ON f.tenant = item->>'tenant' AND f.id = s->>'id'
+    LEFT JOIN fluxai.reservations AS o ON o.tenant = f.tenant AND o.id = f.reservation_id
+    JOIN fluxai.events AS latest
+        ON latest.tenant = f.tenant AND latest.id = coalesce(o.exact, f.id)
+        AND latest.counted_us = f.counted_us
+    WHERE latest.outcome <> s->>'outcome'
+        AND NOT (s->'flags' ? 'estimated' AND f.flags ? 'estimated')
+    LIMIT 1;
+    IF FOUND THEN
+        RETURN jsonb_build_array('settled_otherwise', one);
+    END IF;
     SELECT * INTO r FROM fluxai.find(item->>'tenant', (item->>'id')::uuid);
     IF NOT FOUND OR r.state NOT IN ('pending', 'reserved') AND spent <> '[]' THEN
         RETURN '["unknown", "reservation"]';

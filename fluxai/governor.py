@@ -185,6 +185,9 @@ class Governor:
         self.unheld_calls = 0
         #: Settlements of guarded calls that the store could not take (they are spooled).
         self.settle_errors = 0
+        #: Settlements that were kept on disk and that the store will never take, mostly since the
+        #: call was settled otherwise meanwhile. They lie beside the spool, in `….rejected`.
+        self.rejected_settlements = 0
         #: Responses of guarded calls that were not understood, and settled at an estimate.
         self.unread_responses = 0
         self._ids = ids if ids is not None else Uuid7Source()
@@ -1380,11 +1383,18 @@ class Governor:
 
     def _replay_one(self, item: Settle) -> None:
         answer = self.storage.resolve_one(item)
-        if isinstance(answer, Conflict):
-            log.warning("a spooled settlement was settled otherwise meanwhile: %s", answer.message)
+        if type(answer) is UsageEvent:
             return
-        if type(answer) is not UsageEvent:
+        try:
             self._retried(item, answer)
+        except StorageError:
+            raise
+        except FluxAIError as error:
+            if isinstance(error, SettlementConflict) and "estimated" in item.event.flags:
+                log.warning("a kept estimate came after the exact cost, which stands: %s", error)
+                return
+            self.rejected_settlements += 1
+            raise
 
     def close(self) -> None:
         """Finish what is queued and let go of the store."""

@@ -752,8 +752,8 @@ _ANSWERS: dict[str, Callable[[Any, Sequence[Any], list[Watched]], Any]] = {
     "over": _over,
     "settled": _settled,
     "lost": _lost,
-    "settled_otherwise": lambda item, answer, _: refusals.settled_otherwise(
-        uuid_text(item.uid), to_decimal(answer[1]["cost"])
+    "settled_otherwise": lambda _, answer, __: refusals.settled_otherwise(
+        answer[1]["reservation_id"] or answer[1]["id"], to_decimal(answer[1]["cost"])
     ),
     "need_plan": _need_plan,
     "unknown": _unknown,

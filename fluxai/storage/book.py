@@ -348,8 +348,7 @@ class Book:
         assert first is not None  # noqa: S101 -- a settled reservation has its event
         exact = reservation.extra.exact if reservation.extra is not None else None
         latest = exact or first
-        outcome, estimated = item.event.outcome, "estimated" in item.event.flags
-        if outcome == latest.outcome or (estimated and "estimated" in first.flags):
+        if _repeats(first, latest, item.event):
             return corrected(first, exact) if exact is not None else first
         if exact is not None or "estimated" not in first.flags:
             return refusals.settled_otherwise(reservation.id, latest.cost)
@@ -382,6 +381,9 @@ class Book:
         known = item.event.source
         if not isinstance(known, Reservation) or known.counted_us <= self.horizon_us():
             return Unknown("reservation", item.uid)
+        entered = self.find_event(item.tenant, item.uid)
+        if entered is not None:  # by record(), under the reservation's id
+            return refusals.settled_otherwise(entered.id, entered.cost)
         refusal = self._unplanned(item, known)
         if refusal is not None:
             return refusal
@@ -486,8 +488,14 @@ class Book:
 
     def report(self, item: Report) -> Reservation | Refusal:
         """Enter what was spent out of a lease, and hold no more of it than is to be kept."""
+        fresh: list[UsageEvent] = []
+        for event in item.events:
+            known = self.find_event(item.tenant, event.key)
+            if known is None:
+                fresh.append(event)
+            elif (latest := self._otherwise(known, event)) is not None:
+                return refusals.settled_otherwise(known.id, latest.cost)
         lease = self.find(item.tenant, item.uid)
-        fresh = [event for event in item.events if self.find_event(item.tenant, event.key) is None]
         if lease is None or (lease.state not in OPEN_STATES and fresh):
             return Unknown("reservation", item.uid)
         if lease.state not in OPEN_STATES:
@@ -497,9 +505,9 @@ class Book:
             return Stale(version)
         counters = self.held(lease)
         for event in fresh:
-            known = event.source
-            assert isinstance(known, Reservation)  # noqa: S101 -- a lease decides reservations
-            copy = _copy(known)
+            source = event.source
+            assert isinstance(source, Reservation)  # noqa: S101 -- a lease decides reservations
+            copy = _copy(source)
             settled = _settling(event, copy, copy.uid, ())
             self._post(counters, settled)
             copy.state, copy.event = SETTLED, settled
@@ -516,6 +524,13 @@ class Book:
         else:
             self._finish(lease, RELEASED, item.at_us)
         return lease
+
+    def _otherwise(self, known: UsageEvent, event: UsageEvent) -> UsageEvent | None:
+        """Return what a call was settled with, where a report says something else of it."""
+        reservation = self.find(known.tenant, event.key) if isinstance(event.key, int) else None
+        extra = reservation.extra if reservation is not None else None
+        latest = extra.exact if extra is not None and extra.exact is not None else known
+        return None if _repeats(known, latest, event) else latest
 
     # -- approvals --------------------------------------------------------------------------
 
@@ -783,6 +798,13 @@ def _gives_less(verdict: Verdict, ask: Ask) -> bool:
     step = verdict.last
     need = ask.needs[step.candidate.index]
     return step.acted is not None or (need is not None and step.is_shrunk(need))
+
+
+def _repeats(first: UsageEvent, latest: UsageEvent, event: UsageEvent) -> bool:
+    """Say whether a settlement tells what is known: the latest outcome, or one more estimate."""
+    return event.outcome == latest.outcome or (
+        "estimated" in event.flags and "estimated" in first.flags
+    )
 
 
 def _of(item: Settle, reservation: Reservation, *flags: str) -> UsageEvent:

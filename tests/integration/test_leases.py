@@ -191,6 +191,32 @@ def test_a_disk_that_refuses_the_journal_refuses_the_settlement(
     governor.close()
 
 
+def test_a_spooled_settlement_and_another_of_the_same_call_are_both_accounted_for(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Settled otherwise after its journal failed, a call costs what came first, and says so."""
+    governor = govern(url, tmp_path / "spool")
+    held = governor.reserve(tenant="acme", tool="t")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fluxai.journal.append_lines", full)
+    with pytest.raises(StorageError) as caught:
+        governor.settle(held, cost="0.01")
+    assert caught.value.spooled
+    monkeypatch.undo()
+    assert governor.settle(held, cost="0.02").cost == Decimal("0.02")
+    assert account(governor)[0] == Decimal("0.01")
+    (line,) = (tmp_path / "spool.rejected").read_text().splitlines()
+    assert held.id in line
+    assert '"cost_nanousd":20000000,' in line
+    assert governor.rejected_settlements == 1
+    assert "already settled at 0.01 USD" in caplog.text
+    assert governor.verify().ok
+    governor.close()
+
+
 def test_events_that_the_lease_can_t_take_are_settled_by_themselves(tmp_path: Path) -> None:
     """Where somebody has ended the slice, what was settled out of it is recorded all the same."""
     store = SqliteStorage(f"sqlite:///{tmp_path}/ledger.db")

@@ -178,17 +178,25 @@ def test_a_line_torn_by_a_crash_does_not_spoil_the_next(
     assert spent(governor) == Decimal("0.03")
 
 
-def test_a_line_of_a_settled_call_is_put_right_by_the_first_answer(
-    governor: Governor, storage: BrokenStorage
+@pytest.mark.parametrize("estimated", [False, True], ids=["exact", "estimated"])
+def test_a_line_of_a_call_that_was_settled_otherwise_meanwhile_is_put_aside(
+    governor: Governor,
+    storage: BrokenStorage,
+    estimated: bool,  # noqa: FBT001 -- a parameter
 ) -> None:
-    """If somebody settled the call otherwise meanwhile, that stands, and the line is done."""
-    reservation = _spooled(governor, storage, cost="0.01")
+    """What came first stands; the other is kept and counted, unless it was but an estimate."""
+    reservation = _spooled(governor, storage, cost="0.01", estimated=estimated)
     kept = _spool(storage).read_bytes()
-    _spool(storage).unlink()
     governor.settle(reservation, cost="0.02")
-    _spool(storage).write_bytes(kept)
-    assert governor.replay_spool() == 1
     assert spent(governor) == Decimal("0.02")
+    assert governor.verify().ok
+    aside = _spool(storage).with_name("ledger.spool.rejected")
+    if estimated:
+        assert not aside.exists()
+        assert governor.rejected_settlements == 0
+    else:
+        assert aside.read_bytes() == kept
+        assert governor.rejected_settlements == 1
 
 
 def test_a_hold_that_ended_meanwhile_is_settled_late(

@@ -108,6 +108,52 @@ class Leases(Case):
             lessee.release(call)
         assert sums(lessee)[0] == Decimal("0.004")
 
+    def test_what_was_settled_otherwise_elsewhere_is_put_aside_and_counted(
+        self, lessee: Governor, leasing: Callable[[], Governor], tmp_path: Path
+    ) -> None:
+        """The first settlement stands; one out of the lease that differs is kept for a person."""
+        elsewhere, calls = leasing(), [cent(lessee) for _ in range(3)]
+        for call in calls[:2]:
+            elsewhere.settle(Reservation.from_json(call.to_json()), cost="0.004")
+        for call, cost in zip(calls, ("0.004", "0.006", "0.002"), strict=True):
+            lessee.settle(call, cost=cost)
+        costs = {event.id: event.cost for event in lessee.events()}
+        expected = ("0.004", "0.004", "0.002")
+        assert costs == {call.id: Decimal(cost) for call, cost in zip(calls, expected, strict=True)}
+        (line,) = (tmp_path / "spool0.rejected").read_text(encoding="utf-8").splitlines()
+        assert calls[1].id in line
+        assert '"cost_nanousd":6000000,' in line
+        assert lessee.rejected_settlements == 1
+        assert sums(lessee)[0] == Decimal("0.010")
+        assert lessee.verify().ok
+
+    def test_a_call_that_was_recorded_by_its_id_is_not_charged_again(
+        self, lessee: Governor
+    ) -> None:
+        """Money that was entered under the call's id stands, and the settlement is put aside."""
+        call = cent(lessee)
+        lessee.record(id=call.id, tenant=TENANT, model=LARGE, cost="0.004")
+        lessee.settle(call, cost="0.006")
+        assert [event.cost for event in lessee.events()] == [Decimal("0.004")]
+        assert lessee.rejected_settlements == 1
+        assert lessee.verify().ok
+
+    def test_the_exact_cost_corrects_an_estimate_from_elsewhere(
+        self, lessee: Governor, leasing: Callable[[], Governor]
+    ) -> None:
+        """Whichever comes first, the exact cost is the one that counts, and nothing is put aside."""
+        elsewhere, calls = leasing(), [cent(lessee) for _ in range(2)]
+        guesses, exact = (elsewhere, lessee), (lessee, elsewhere)
+        for call, governor in zip(calls, guesses, strict=True):
+            told = call if governor is lessee else Reservation.from_json(call.to_json())
+            governor.settle(told, cost="0.02", estimated=True)
+        for call, governor in zip(calls, exact, strict=True):
+            told = call if governor is lessee else Reservation.from_json(call.to_json())
+            governor.settle(told, cost="0.003")
+        assert sums(lessee)[0] == Decimal("0.006")
+        assert lessee.rejected_settlements == elsewhere.rejected_settlements == 0
+        assert lessee.verify().ok
+
     def test_an_estimate_is_corrected(self, lessee: Governor) -> None:
         """An exact settlement after an estimated one counts, whether reported or not."""
         for reported in (False, True):
