@@ -100,6 +100,12 @@ def test_a_file_loads_sqlalchemy_and_nothing_else() -> None:
     assert not loaded & OPTIONAL
 
 
+def test_a_provider_for_tests_is_the_standard_library() -> None:
+    """It speaks as SDKs listen, and needs none of them."""
+    loaded = _loaded_by("from fluxai.testing import FakeProvider; FakeProvider().start().close()")
+    assert not loaded & (OPTIONAL | CORE)
+
+
 def test_every_name_loads_alone() -> None:
     """Each public name can be the first thing that a program imports."""
     code = (

@@ -301,6 +301,27 @@ def test_what_is_no_http_is_dropped(provider: FakeProvider) -> None:
         assert caller.text()
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/messages/batches", {"requests": [{"params": {}}]}),
+        ("/v1/chat/completions", {"stream": True, "stream_options": "all"}),
+        ("/v1/audio/transcriptions", {"model": "whisper-1"}),
+        ("/v1beta/models/m:generateContent", {"generationConfig": 1}),
+    ],
+)
+def test_a_request_of_another_shape_is_refused_as_a_bad_one(
+    provider: FakeProvider, path: str, body: object
+) -> None:
+    """It is answered with status 400, and the connection goes on."""
+    with Caller(provider) as caller:
+        caller.connection.request("POST", path, json.dumps(body))
+        with caller.connection.getresponse() as reply:
+            assert reply.status == 400
+            assert "FakeProvider" in json.loads(reply.read())["error"]["message"]
+        assert caller.text()
+
+
 def test_a_body_may_come_in_chunks(provider: FakeProvider) -> None:
     """As clients send what they don't know the length of."""
     body = json.dumps(CHAT).encode()

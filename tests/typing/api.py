@@ -45,7 +45,7 @@ from fluxai import (
     UsageSummary,
     User,
 )
-from fluxai.testing import FakeClock
+from fluxai.testing import Answer, FakeClock, FakeProvider, Gate, Request, ToolCall
 
 # -- opening -------------------------------------------------------------------------------------
 
@@ -264,3 +264,15 @@ async def main() -> None:
 
 
 asyncio.run(main())
+
+# -- tests of one's own ----------------------------------------------------------------------------
+
+with FakeProvider(default="Hello", clock=FakeClock()) as provider:
+    base_url: str = provider.openai_url
+    provider.answer("Hello", usage={"input": 12, "output": 5}, finish="stop")
+    provider.answer(Answer(tool_calls=(ToolCall(name="search", arguments={"q": "a"}),)))
+    provider.answer("Hello", finish="done")  # type: ignore[arg-type]
+    provider.fail(429, retry_after=1)
+    provider.replay([{"type": "ping"}, "[DONE]"])
+    gate: Gate = provider.slow("Hello")
+    asked: list[Request] = provider.requests

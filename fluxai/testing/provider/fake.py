@@ -315,6 +315,10 @@ class FakeProvider:
         except InvalidRequest as error:
             # Said to the client, since that is where the test is looking; and 400 is not retried.
             return wire.error(request, Failure(status=400, message=f"FakeProvider: {error}"), desk)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # A request of another shape than the provider's; real ones refuse it as well.
+            message = f"FakeProvider can't read the request: {error!r}"
+            return wire.error(request, Failure(status=400, message=message), desk)
         if reply is None:
             message = f"FakeProvider has nothing at {request.method} {request.path}"
             return wire.error(request, Failure(status=404, message=message), desk)

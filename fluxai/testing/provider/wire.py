@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from fluxai.core.errors import InvalidRequest
@@ -93,7 +93,7 @@ def only(usage: Usage, wire: str, *kinds: str) -> None:
     """
     for kind in usage.to_dict():
         if kind not in kinds:
-            able = ", ".join(kinds)
+            able = ", ".join(kinds) or "no usage"
             raise CannotSay("usage", f"{wire} can't state {kind}; it states {able}")
 
 
@@ -112,10 +112,6 @@ def only_requests(usage: Usage, wire: str, *kinds: str) -> None:
 def whole(value: object) -> int | None:
     """Return a whole number of a request, such as a limit; None for all else."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-#: A handler of one address: the path's parts that it asked for, the request, and the desk.
-Handler = Callable[[Request, Desk, tuple[str, ...]], Reply | None]
 
 
 def items(value: object) -> list[Any]:
