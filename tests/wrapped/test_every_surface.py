@@ -50,16 +50,17 @@ def test_settled_at_what_the_answer_says(
     surface: Surface, governor: Governor, provider: FakeProvider
 ) -> None:
     """One call is one request and one event, at the usage that the provider told."""
-    provider.answer(TEXT, usage=TOLD)
+    told = {"input": 50, "output": 7} if surface.name == "completions" else TOLD
+    provider.answer(TEXT, usage=told)
     surface.ask(wrapped(surface, governor, provider))
     event = only_event(governor)
     asked = sent(provider)["model"]
-    usage = Usage(**TOLD)
+    usage = Usage(**told)
     expected = CostEstimator().cost_of(usage, governor.registry.rates(asked, event.at_us))
     assert event.cost == Decimal(expected) / 10**9
     assert (event.tenant, event.user, event.flags) == ("acme", "alice", ())
     assert event.usage is not None
-    assert (event.usage.input, event.usage.cache_read, event.usage.output) == (40, 10, 7)
+    assert (event.usage.input_total, event.usage.output_total) == (50, 7)
 
 
 @every_surface

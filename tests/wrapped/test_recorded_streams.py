@@ -51,22 +51,17 @@ def events(chunks: list[Any], path: str) -> bytes:
     return "".join(lines).encode()
 
 
-def ask(governor: Governor, provider: FakeProvider, path: str, model: str) -> None:
+def ask(clients: tuple[Any, Any], path: str, model: str) -> None:
     """Stream once through the wrapped SDK."""
+    gpt, claude = clients
     if path == "/messages":
-        claude = governor.wrap(anthropic.Anthropic(base_url=provider.url, api_key="k"))
-        stream: Any = claude.messages.create(model=model, messages=_SAID, max_tokens=8, stream=True)
+        stream = claude.messages.create(model=model, messages=_SAID, max_tokens=8, stream=True)
+    elif path == "/responses":
+        stream = gpt.responses.create(model=model, input="x", stream=True)
     else:
-        client = governor.wrap(openai.OpenAI(base_url=provider.openai_url, api_key="k"))
-        if path == "/responses":
-            stream = client.responses.create(model=model, input="x", stream=True)
-        else:
-            stream = client.chat.completions.create(
-                model=model,
-                messages=_SAID,
-                stream=True,
-                stream_options={"include_usage": True},
-            )
+        stream = gpt.chat.completions.create(
+            model=model, messages=_SAID, stream=True, stream_options={"include_usage": True}
+        )
     for _ in stream:
         pass
 
@@ -74,7 +69,13 @@ def ask(governor: Governor, provider: FakeProvider, path: str, model: str) -> No
 def test_every_recorded_stream(recorded_responses: tuple[Record, ...]) -> None:
     """Replayed as recorded, or rebuilt around its usage, each settles to what its usage costs."""
     seen = whole = without_usage = 0
-    with FakeProvider() as provider:
+    with (
+        FakeProvider() as provider,
+        Governor() as governor,
+        openai.OpenAI(base_url=provider.openai_url, api_key="k") as gpt,
+        anthropic.Anthropic(base_url=provider.anthropic_url, api_key="k") as claude,
+    ):
+        clients = (governor.wrap(gpt), governor.wrap(claude))
         for record, path in streamed(recorded_responses):
             chunks = [chunk for chunk in body(record) if isinstance(chunk, dict)]
             model = model_asked_for(record) or record["model_response"]
@@ -85,10 +86,9 @@ def test_every_recorded_stream(recorded_responses: tuple[Record, ...]) -> None:
             except UnknownModel:
                 continue
             provider.replay(events(chunks, path), content_type="text/event-stream")
-            with Governor() as governor:
-                ask(governor, provider, path, model)
-                (event,) = governor.events()
-                assert governor.reservations(state="reserved") == []
+            ask(clients, path, model)
+            assert governor.reservations(state="reserved") == []
+            event = governor.events(limit=1_000)[seen]
             if "no_usage" in Usage.parse(chunks).flags:
                 without_usage += 1
                 assert "estimated" in event.flags, record["id"]
