@@ -1,0 +1,343 @@
+"""What is not a plain question: embeddings, media, answers that come later, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+
+import fluxai
+from fluxai import (
+    BudgetExceeded,
+    ConfigurationError,
+    CostEstimator,
+    Governor,
+    NotGoverned,
+    Policy,
+    StreamStopped,
+    Usage,
+)
+from fluxai.context import held_outside
+from fluxai.testing import FakeProvider
+from tests.wrapped.surfaces import CAP, MESSAGES
+
+pytestmark = pytest.mark.filterwarnings("ignore:The model:DeprecationWarning")
+
+
+@pytest.fixture
+def gpt(governor: Governor, provider: FakeProvider) -> Iterator[openai.OpenAI]:
+    """A wrapped client of OpenAI's."""
+    with openai.OpenAI(base_url=provider.openai_url, api_key="k", max_retries=0) as client:
+        yield governor.wrap(client, tenant="acme")
+
+
+@pytest.fixture
+def claude(governor: Governor, provider: FakeProvider) -> Iterator[anthropic.Anthropic]:
+    """A wrapped client of Anthropic's."""
+    with anthropic.Anthropic(base_url=provider.anthropic_url, api_key="k", max_retries=0) as client:
+        yield governor.wrap(client, tenant="acme")
+
+
+def limit(governor: Governor, amount: str, **more: Any) -> None:
+    """Give the tenant a budget for the day."""
+    governor.policies.put(
+        Policy(id="day", tenant_id="acme", limit_type="daily", limit_value=amount, **more)
+    )
+
+
+def test_embeddings_are_never_moved_to_another_model(
+    gpt: openai.OpenAI, governor: Governor, provider: FakeProvider
+) -> None:
+    """Vectors of another model mean nothing: what does not fit is refused."""
+    gpt.embeddings.create(model="text-embedding-3-large", input=["a river", "a lake"])
+    (event,) = governor.events()
+    assert event.flags == ()
+    assert event.cost > 0
+    limit(governor, "0.0000001", decision="downgrade", fallback_tool_id="text-embedding-3-small")
+    with pytest.raises(BudgetExceeded):
+        gpt.embeddings.create(model="text-embedding-3-large", input="a river " * 50)
+    assert len(provider.requests) == 1
+
+
+def test_images_are_held_and_paid_by_the_image(
+    gpt: openai.OpenAI, governor: Governor, provider: FakeProvider
+) -> None:
+    """Two pictures cost twice one, before and after; what does not fit is not drawn."""
+    limit(governor, "0.10")
+    gpt.images.generate(model="dall-e-3", prompt="a river", n=2)
+    (event,) = governor.events()
+    assert event.cost == Decimal("0.08")
+    with pytest.raises(BudgetExceeded):
+        gpt.images.generate(model="dall-e-3", prompt="a river")
+    assert len(provider.requests) == 1
+
+
+def test_speech_is_paid_by_the_character(gpt: openai.OpenAI, governor: Governor) -> None:
+    """A recording tells no usage: the characters that were spoken do."""
+    gpt.audio.speech.create(model="tts-1", voice="alloy", input="a river " * 100).read()
+    (event,) = governor.events()
+    assert event.cost == Decimal("0.012")
+
+
+def test_the_granted_cap_is_sent(
+    gpt: openai.OpenAI, governor: Governor, provider: FakeProvider
+) -> None:
+    """A call without a cap is given one that its budget has room for."""
+    limit(governor, "0.05")
+    gpt.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    (request,) = provider.requests
+    (held,) = governor.reservations()
+    assert request.json["max_tokens"] == held.max_output_tokens
+
+
+def test_a_call_is_shrunk_to_what_fits(
+    gpt: openai.OpenAI, governor: Governor, provider: FakeProvider
+) -> None:
+    """With `shrink_output` the cap that fits is sent, where the one that was asked for does not."""
+    limit(governor, "0.01", shrink_output=True)
+    gpt.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_completion_tokens=2_000)
+    (request,) = provider.requests
+    (held,) = governor.reservations()
+    assert request.json["max_completion_tokens"] == held.max_output_tokens
+    assert held.max_output_tokens is not None
+    assert 256 <= held.max_output_tokens < 2_000
+
+
+def test_several_answers_share_the_cap(
+    gpt: openai.OpenAI, governor: Governor, provider: FakeProvider
+) -> None:
+    """`n` answers may each use the cap: all of them are held."""
+    gpt.chat.completions.create(model="gpt-4o", messages=MESSAGES, n=3, max_completion_tokens=CAP)
+    (held,) = governor.reservations()
+    assert held.max_output_tokens == 3 * CAP
+    assert provider.requests[0].json["max_completion_tokens"] == CAP
+
+
+def test_a_stream_is_stopped_when_its_reservation_is_used_up(
+    gpt: openai.OpenAI, governor: Governor, provider: FakeProvider
+) -> None:
+    """A server that ignores the cap is cut off; what had arrived was passed on before."""
+    limit(governor, "1.00", stop_stream=True)
+    chunks: list[object] = [
+        {
+            "id": "c",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": "gpt-4o",
+            "choices": [{"index": 0, "delta": {"content": "a river "}, "finish_reason": None}],
+        }
+        for _ in range(500)
+    ]
+    provider.replay([*chunks, "[DONE]"])
+    stream = gpt.chat.completions.create(
+        model="gpt-4o", messages=MESSAGES, max_completion_tokens=CAP, stream=True
+    )
+    arrived: list[str | None] = []
+    with pytest.raises(StreamStopped, match="used up") as stopped:
+        arrived.extend(chunk.choices[0].delta.content for chunk in stream)
+    assert "".join(arrived) == stopped.value.text
+    assert 0 < len(arrived) < 200
+    (event,) = governor.events()
+    assert "estimated" in event.flags
+    assert governor.reservations(state="reserved") == []
+
+
+def test_a_background_answer_is_charged_once_when_it_is_there(
+    gpt: openai.OpenAI, governor: Governor, provider: FakeProvider
+) -> None:
+    """Its money stays held until it is asked for; asking again charges nothing more."""
+    provider.answer("Rhine", usage={"input": 20, "output": 5})
+    queued = gpt.responses.create(
+        model="gpt-4o", input="Name a river.", background=True, max_output_tokens=CAP
+    )
+    assert governor.events() == []
+    assert len(governor.reservations(state="reserved")) == 1
+    for _ in range(3):
+        answer = gpt.responses.retrieve(queued.id)
+    assert answer.status == "completed"
+    (event,) = governor.events()
+    usage = Usage(input=20, output=5)
+    rates = governor.registry.rates("gpt-4o", event.at_us)
+    assert event.cost == Decimal(CostEstimator().cost_of(usage, rates)) / 10**9
+    assert governor.reservations(state="reserved") == []
+
+
+def test_a_batch_is_held_a_request_at_a_time_and_charged_by_its_results(
+    claude: anthropic.Anthropic, governor: Governor
+) -> None:
+    """All requests of a batch are held, in all or in none; each result is charged once."""
+    requests: Any = [
+        {
+            "custom_id": f"r{number}",
+            "params": {"model": "claude-opus-4-1", "max_tokens": CAP, "messages": MESSAGES},
+        }
+        for number in range(3)
+    ]
+    batch = claude.messages.batches.create(requests=requests)
+    assert len(governor.reservations(state="reserved")) == 3
+    for _ in range(2):
+        assert len(list(claude.messages.batches.results(batch.id))) == 3
+    assert len(governor.events()) == 3
+    assert governor.reservations(state="reserved") == []
+
+
+def test_a_batch_that_does_not_fit_holds_nothing(
+    claude: anthropic.Anthropic, governor: Governor, provider: FakeProvider
+) -> None:
+    """Where the third request is refused, the first two are given back, and nothing is sent."""
+    limit(governor, "0.012")
+    requests: Any = [
+        {
+            "custom_id": f"r{number}",
+            "params": {"model": "claude-opus-4-1", "max_tokens": CAP, "messages": MESSAGES},
+        }
+        for number in range(3)
+    ]
+    with pytest.raises(BudgetExceeded):
+        claude.messages.batches.create(requests=requests)
+    assert provider.requests == []
+    assert governor.reservations(state="reserved") == []
+
+
+def test_what_costs_nothing_passes(claude: anthropic.Anthropic, governor: Governor) -> None:
+    """Counting tokens is free, and leaves no trace."""
+    claude.messages.count_tokens(model="claude-opus-4-1", messages=MESSAGES)  # type: ignore[arg-type]
+    assert governor.reservations() == []
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda gpt: gpt.fine_tuning.jobs.create(model="gpt-4o", training_file="file-1"),
+        lambda gpt: gpt.batches.create(
+            completion_window="24h", endpoint="/v1/chat/completions", input_file_id="file-1"
+        ),
+        lambda gpt: gpt.responses.connect(),
+        lambda gpt: gpt.realtime.connect(model="gpt-realtime"),
+        lambda gpt: gpt.post("/something/new", cast_to=object, body={}),
+    ],
+    ids=["fine-tuning", "batch of a file", "socket", "realtime", "unknown"],
+)
+def test_what_cannot_be_governed_is_refused(
+    ask: Any, gpt: openai.OpenAI, provider: FakeProvider
+) -> None:
+    """Nothing that may cost money passes unseen, and the error says what to do instead."""
+    with pytest.raises(NotGoverned, match="client that was wrapped"):
+        ask(gpt)
+    assert provider.requests == []
+
+
+def test_ungoverned_requests_may_be_allowed(governor: Governor, provider: FakeProvider) -> None:
+    """`ungoverned="allow"` lets them pass, on one's own account."""
+    with openai.OpenAI(base_url=provider.openai_url, api_key="k", max_retries=0) as client:
+        wrapped = governor.wrap(client, tenant="acme", ungoverned="allow")
+        with pytest.raises(openai.NotFoundError):
+            wrapped.post("/something/new", cast_to=object, body={})
+    assert len(provider.requests) == 1
+
+
+def test_a_downgrade_that_can_not_do_it_is_a_refusal(
+    gpt: openai.OpenAI, governor: Governor, provider: FakeProvider
+) -> None:
+    """A picture is not sent to a model that can't see; nor a call to another provider's model."""
+    limit(governor, "0.0001", decision="downgrade", fallback_tool_id="gpt-3.5-turbo")
+    picture: Any = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What is this?"},
+                {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+            ],
+        }
+    ]
+    with pytest.raises(BudgetExceeded):
+        gpt.chat.completions.create(model="gpt-4o", messages=picture, max_completion_tokens=CAP)
+    governor.policies.delete("day")
+    limit(governor, "0.0001", decision="downgrade", fallback_tool_id="claude-haiku-4-5")
+    with pytest.raises(BudgetExceeded):
+        gpt.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_completion_tokens=CAP)
+    assert provider.requests == []
+    assert governor.reservations(state="reserved") == []
+
+
+def test_azure_deployments_follow_the_model(governor: Governor, provider: FakeProvider) -> None:
+    """Azure has the model in its address, and there the cheaper one stands."""
+    limit(governor, "0.0001", decision="downgrade", fallback_tool_id="gpt-4o-mini")
+    with openai.AzureOpenAI(
+        azure_endpoint=provider.url, api_key="k", api_version="2024-10-21", max_retries=0
+    ) as client:
+        wrapped = governor.wrap(client, tenant="acme")
+        assert isinstance(wrapped, openai.AzureOpenAI)
+        wrapped.chat.completions.create(
+            model="gpt-4o", messages=MESSAGES, max_completion_tokens=CAP
+        )
+    (request,) = provider.requests
+    assert "/deployments/gpt-4o-mini/" in request.path
+    (event,) = governor.events()
+    assert event.decision == "downgraded"
+
+
+def test_a_block_says_who_spends(governor: Governor, provider: FakeProvider) -> None:
+    """Without a tenant of its own, a client spends for the `subject()` block around the call."""
+    with openai.OpenAI(base_url=provider.openai_url, api_key="k") as client:
+        wrapped = governor.wrap(client)
+        with fluxai.subject(tenant="bolt", user="bob", run="7"):
+            wrapped.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    (event,) = governor.events()
+    assert (event.tenant, event.user) == ("bolt", "bob")
+
+
+def test_who_holds_already_is_not_counted_twice(
+    gpt: openai.OpenAI, governor: Governor, provider: FakeProvider
+) -> None:
+    """An adapter that has reserved by itself passes the call on."""
+    with held_outside():
+        gpt.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    assert len(provider.requests) == 1
+    assert governor.reservations() == []
+
+
+def test_the_caller_s_own_arguments_stay_as_they_are(
+    gpt: openai.OpenAI, provider: FakeProvider
+) -> None:
+    """What was granted goes into a copy: the caller's dicts may be used again."""
+    options: Any = {"include_usage": False}
+    before = json.dumps([MESSAGES, options])
+    for _ in gpt.chat.completions.create(
+        model="gpt-4o", messages=MESSAGES, stream=True, stream_options=options
+    ):
+        pass
+    assert json.dumps([MESSAGES, options]) == before
+    assert provider.requests[0].json["stream_options"] == {"include_usage": True}
+
+
+def test_usage_that_was_asked_for_is_shown(gpt: openai.OpenAI) -> None:
+    """Who asks for the usage of a stream gets its chunk."""
+    *_, last = gpt.chat.completions.create(
+        model="gpt-4o",
+        messages=MESSAGES,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    assert last.choices == []
+    assert last.usage is not None
+
+
+def test_a_model_without_a_price_is_refused(gpt: openai.OpenAI, provider: FakeProvider) -> None:
+    """Nothing is priced at zero, and nothing is sent."""
+    with pytest.raises(fluxai.UnknownModel):
+        gpt.chat.completions.create(model="no-such-model", messages=MESSAGES)
+    assert provider.requests == []
+
+
+def test_only_clients_are_wrapped_and_only_once(gpt: openai.OpenAI, governor: Governor) -> None:
+    """The error names what can be wrapped."""
+    with pytest.raises(ConfigurationError, match="openai, anthropic and google-genai"):
+        governor.wrap(object())
+    with pytest.raises(ConfigurationError, match="already"):
+        governor.wrap(gpt)
