@@ -11,6 +11,8 @@ from tests.bootstrap import BIN, PYTHON, ROOT, environment
 
 Stage = Callable[[Sequence[str]], int]
 
+_ON_ALL_CORES = ("--numprocesses=auto", "--dist=loadgroup")
+
 
 def ruff(extra: Sequence[str]) -> int:
     """Lint with every rule, save those that pyproject.toml gives a reason against."""
@@ -47,14 +49,16 @@ def layers(extra: Sequence[str]) -> int:
 
 
 def pytest(extra: Sequence[str]) -> int:
-    """Run the tests under coverage, on all cores; with arguments, plain pytest with those."""
-    if extra:
-        return _run("pytest", *extra)
+    """Run the tests on all cores, but for the long ones; with arguments, plain pytest with those."""
+    return _run("pytest", *(extra or _ON_ALL_CORES))
+
+
+def coverage(extra: Sequence[str]) -> int:
+    """Run the tests and say how much of the package they reach; it takes twice as long."""
     # A folder of its own for each run, so that two at a time do not mix what they measured.
     with tempfile.TemporaryDirectory() as folder:
         data = f"--data-file={folder}/.coverage"
-        workers = ("--numprocesses=auto", "--dist=loadgroup")
-        tests = _run("coverage", "run", data, "-m", "pytest", *workers)
+        tests = _run("coverage", "run", data, "-m", "pytest", *_ON_ALL_CORES, *extra)
         combined = _run("coverage", "combine", "--quiet", folder)
     if combined == 0:
         print("coverage of lines and branches, in percent: ", end="", flush=True)
@@ -77,8 +81,7 @@ def long(extra: Sequence[str]) -> int:
     """Run the proofs that take minutes: tests marked long, and properties with many examples."""
     return _run(
         "pytest",
-        "--numprocesses=auto",
-        "--dist=loadgroup",
+        *_ON_ALL_CORES,
         "--hypothesis-profile=long",
         "-m",
         "long or hypothesis",
@@ -130,6 +133,7 @@ CHECKS: dict[str, Stage] = {
     "pytest": pytest,
 }
 TASKS: dict[str, Stage] = {
+    "coverage": coverage,
     "demo": demo,
     "benchmarks": benchmarks,
     "long": long,

@@ -33,6 +33,7 @@ class TestPostgres(StorageContract):
         return ledger.url
 
 
+@pytest.mark.long
 class TestOldestPostgres(StorageContract):
     """The PostgreSQL store on the oldest release that is installed."""
 

@@ -226,11 +226,12 @@ def test_policies_edited_under_load_are_kept_from_the_next_call_on(url: str) -> 
     """Limits raised and lowered while threads spend: what is admitted fits the highest of them."""
     with Governor(url) as governor:
         prepare(governor, "2")
-        done = threading.Event()
+        done, called = threading.Event(), threading.Semaphore(1)
 
         def edit() -> None:
             values = ["5", "3", "1", "4"]
-            while not done.is_set():
+            # One edit for each call that got through, so that calls are never starved by them.
+            while called.acquire() and not done.is_set():
                 values.append(values.pop(0))
                 governor.policies.put(
                     Policy(id="limit", tenant_id=TENANT, limit_type="total", limit_value=values[0])
@@ -243,17 +244,24 @@ def test_policies_edited_under_load_are_kept_from_the_next_call_on(url: str) -> 
                 watched(lambda: budgets_of(governor), {"limit": 5 * DOLLAR}) as over,
                 ThreadPoolExecutor(8) as pool,
             ):
-                cents = sum(pool.map(lambda seed: spend_patiently(governor, seed), range(8)))
+                spenders = [
+                    pool.submit(spend_patiently, governor, seed, called) for seed in range(8)
+                ]
+                cents = sum(spender.result() for spender in spenders)
         finally:
             done.set()
+            called.release()
             editor.join()
         assert over == []
         assert governor.verify().ok
         assert spent_by(governor) == Decimal(cents) / 100
 
 
-def spend_patiently(governor: Governor, seed: int) -> int:
-    """Spend, trying again where the rules changed too often while one call was decided."""
+def spend_patiently(governor: Governor, seed: int, called: threading.Semaphore) -> int:
+    """Spend, trying again where the rules changed too often while one call was decided.
+
+    `called` is told of each call that got through.
+    """
     from fluxai import StorageError
 
     settled = 0
@@ -264,5 +272,6 @@ def spend_patiently(governor: Governor, seed: int) -> int:
             except StorageError as error:
                 assert "changed" in str(error)
             else:
+                called.release()
                 break
     return settled

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -39,7 +40,8 @@ def postgres_server() -> Iterator[Databases]:
     if version := os.environ.get(_VERSION):
         installed = [binaries for binaries in installed if str(binaries.major) == version]
         assert installed, f"{_VERSION}={version}, and that release is not installed"
-    with PostgresServer.start(installed[0]) as server:
+    # Tests kill processes, never the machine: what they acknowledged is safe without the disk.
+    with PostgresServer.start(installed[0], settings={"fsync": "off"}) as server:
         yield server
 
 
@@ -110,7 +112,7 @@ def ledger(shared_ledger: Ledger) -> Iterator[Ledger]:
     """Return a migrated database without a row, the same one again and again."""
     shared_ledger.empty()
     yield shared_ledger
-    shared_ledger.empty()
+    shared_ledger.check()
 
 
 @pytest.fixture(scope="session")
@@ -121,14 +123,20 @@ def shared_project(postgres_server: Databases, postgrest_program: None) -> Itera
 
 
 @pytest.fixture
-def project(shared_project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+def project(
+    shared_project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Project]:
     """Return a project without a row, the same one again and again; `supabase://` opens it."""
     shared_project.empty()
+    # Its server speaks plain HTTP, and reading all certificates at each start takes a tenth of a
+    # second; those of a folder are read when one is needed.
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
     monkeypatch.setenv("SUPABASE_URL", shared_project.api.url)
     monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", shared_project.api.service_key)
     yield shared_project
     shared_project.api.proxy.heal()
-    shared_project.empty()
+    shared_project.check()
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +145,11 @@ def shared_oldest_ledger() -> Iterator[Ledger]:
     installed = postgres.available()
     if os.environ.get(_URL) or len({binaries.major for binaries in installed}) < _SEVERAL:
         pytest.skip("one release of PostgreSQL is tried: no older one is installed beside it")
-    with PostgresServer.start(installed[-1]) as server, make_ledger(server) as made:
+    settings = {"fsync": "off"}
+    with (
+        PostgresServer.start(installed[-1], settings=settings) as server,
+        make_ledger(server) as made,
+    ):
         yield made
 
 
@@ -146,4 +158,4 @@ def oldest_ledger(shared_oldest_ledger: Ledger) -> Iterator[Ledger]:
     """Return a migrated database without a row on the oldest release, or skip where it is the only one."""
     shared_oldest_ledger.empty()
     yield shared_oldest_ledger
-    shared_oldest_ledger.empty()
+    shared_oldest_ledger.check()

@@ -57,11 +57,15 @@ class Ledger:
     admin_url: str
 
     def empty(self) -> None:
-        """Take away all that a test left, and check that it left no transaction open."""
+        """Take away all that a test left."""
+        with psycopg.connect(self.admin_url, autocommit=True) as connection:
+            connection.execute(_EMPTY)
+
+    def check(self) -> None:
+        """Check that a test left no transaction open."""
         with psycopg.connect(self.admin_url, autocommit=True) as connection:
             found = connection.execute(_OPEN).fetchone()
             assert found == (0,), "a test left a transaction open"
-            connection.execute(_EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,8 @@ import pytest
 
 from fluxai import Model, NotFound, Tool, UnknownModel
 from fluxai.core.windows import to_us
+from fluxai.costs.book import PriceBook
+from fluxai.costs.table import PriceTable
 from fluxai.models import ModelRegistry
 from fluxai.policy.catalog import ToolCatalog
 
@@ -120,7 +122,9 @@ def test_a_disabled_model_is_neither_asked_for_nor_a_stand_in() -> None:
 
 def test_caches_do_not_grow_with_what_callers_send() -> None:
     """Any number of unknown ids is answered in bounded memory."""
-    catalog = _catalog()
+    # Without models: an unknown id is compared with the names of all.
+    table = PriceTable('{"format":1,"source":"nobody","compiled":"2026-01-01"}\n')
+    catalog = ToolCatalog(ModelRegistry(PriceBook(table)), {})
     for number in range(5_000):
         assert catalog.canonical(f"unknown-{number}") == f"unknown-{number}"
     assert len(catalog._ids) <= 4_096
