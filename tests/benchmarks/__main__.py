@@ -1,4 +1,4 @@
-"""Run the benchmarks: all, or those named (`pairs scaling room sqlite postgres usage imports costs`)."""
+"""Run the benchmarks: all, or those named (`pairs scaling room sqlite postgres usage imports costs wrapped`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ import platform
 import sys
 from collections.abc import Callable
 
-from tests.benchmarks import costs, imports, memory, postgres, postgres_growth, sqlite, usage
+from tests.benchmarks import (
+    costs,
+    imports,
+    memory,
+    postgres,
+    postgres_growth,
+    sqlite,
+    usage,
+    wrapped,
+)
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "pairs": memory.pairs,
@@ -18,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "imports": imports.cpu,
     "usage": usage.month,
     "costs": costs.prices,
+    "wrapped": wrapped.overhead,
 }
 BY_NAME: dict[str, Callable[[], None]] = {"postgres_growth": postgres_growth.growth}
 
