@@ -12,7 +12,7 @@ from fluxai.arguments import instant_us
 from fluxai.context import BUDGET_LABEL
 from fluxai.core.decisions import Reservation, UsageEvent, measured
 from fluxai.core.errors import InvalidRequest
-from fluxai.core.ledger import MEASURES, CounterKey
+from fluxai.core.ledger import CALL_LABEL, MEASURES, CounterKey
 from fluxai.core.money import to_decimal
 from fluxai.core.windows import MAX_US, MIN_US, Window, from_us, window_at
 from fluxai.policy.records import User
@@ -72,7 +72,7 @@ def budgets(
     """List the running accounts that concern a tenant; see `Governor.budgets`."""
     found: list[Budget] = []
     for rule in _all_rules(storage, rules, tenant, user):
-        if rule.kind == "per_request":
+        if rule.kind == "per_request" or rule.policy.limit_value is None:
             continue
         window = rules.window(rule.kind, at_us)
         found.extend(
@@ -126,8 +126,8 @@ def _is_shown(key: CounterKey, label: str | None) -> bool:
         return True
     if label is not None:
         return key.value.startswith(f"{label}=")
-    # The accounts of budget() blocks are not those of a label that anybody chose.
-    return not key.value.startswith(BUDGET_LABEL)
+    # The accounts of budget() blocks and of single calls are not those of a label anybody chose.
+    return not key.value.startswith((BUDGET_LABEL, CALL_LABEL))
 
 
 def _budget(rule: Rule, window: Window, balance: Balance, at_us: int) -> Budget:

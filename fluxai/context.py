@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from fluxai.arguments import check_text
 from fluxai.core.errors import InvalidRequest
+from fluxai.core.ledger import CALL_LABEL
 
 LABELS_MAX = 16
 #: Labels under which `governor.budget()` blocks count; nobody else may use them.
@@ -142,8 +143,9 @@ def joined(labels: Labels, more: Mapping[str, str]) -> Labels:
         check_text(f"labels[{name!r:.60}]", value)
         if "=" in name:
             raise InvalidRequest("labels", f"the name {name!r:.60} must not contain '='")
-        if name.startswith(BUDGET_LABEL):
-            raise InvalidRequest("labels", f"names that begin with {BUDGET_LABEL!r} are reserved")
+        for reserved in (BUDGET_LABEL, CALL_LABEL):
+            if name.startswith(reserved):
+                raise InvalidRequest("labels", f"names that begin with {reserved!r} are reserved")
     return _bounded(_merged(labels, more))
 
 

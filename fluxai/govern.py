@@ -19,6 +19,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _CAPS = ("max_tokens", "max_output_tokens", "max_completion_tokens")
 _PROMPTS = ("prompt", "messages", "input", "contents")
+#: Arguments that tell one call of a tool from another; clients and the like do not.
+_DATA = (str, int, float, bool, list, tuple, dict)
 #: What SDKs pass where an argument is left out.
 _LEFT_OUT = frozenset({"NotGiven", "Omit", "NoneType"})
 
@@ -143,7 +145,9 @@ class _Binding:
         """Turn a call's arguments into what `reserve` takes."""
         request = CallArguments(**self._subject)
         if self._tool is not None:
-            return {**request, "tool": self._tool, "units": self._units}
+            said = {name: value for name, value in values.items() if isinstance(value, _DATA)}
+            # What a tool is called with binds an approval, and tells repeats apart.
+            return {**request, "tool": self._tool, "units": self._units, "messages": said or None}
         request["model"] = _said(values, "model") or self._model
         if request["model"] is None:
             raise InvalidRequest("model", "the call names no model, and govern() was given none")

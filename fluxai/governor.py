@@ -475,19 +475,20 @@ class Governor:
                 ),
             )
         else:
-            needs, reservation._method, traces = self.planner.needs(
-                plan,
-                Request(
-                    model is None,
-                    prompt,
-                    messages,
-                    tools,
-                    input_tokens,
-                    max_output_tokens,
-                    units,
-                    beside,
-                ),
+            request = Request(
+                model is None,
+                prompt,
+                messages,
+                tools,
+                input_tokens,
+                max_output_tokens,
+                units,
+                beside,
             )
+            needs, reservation._method, traces = self.planner.needs(plan, request)
+            if plan.repeats:
+                by_unit = reservation._method == "units"
+                plan = self.planner.counted(plan, needs, request, by_unit=by_unit)
         reservation.uid = self._ids(at_us)
         reservation.subject = plan.subject
         reservation.decision = "allowed"
@@ -518,6 +519,9 @@ class Governor:
                     by_unit=reservation._method == "units",
                 ),
                 traces,
+                Request(
+                    model is None, prompt, messages, tools, input_tokens, max_output_tokens, units
+                ),
             )
         if plan.asks:
             reservation.extra = ReservationExtra(
@@ -537,7 +541,10 @@ class Governor:
         except StorageError as error:
             return self._unheld(ask, error)
         if answer is not reservation or reservation.decision == "denied":
-            answer = self._decided(ask, answer)
+            request = Request(
+                model is None, prompt, messages, tools, input_tokens, max_output_tokens, units
+            )
+            answer = self._decided(ask, answer, request)
         if traces:
             _trace(answer, plan, traces)
         if self._alerts:
@@ -554,6 +561,7 @@ class Governor:
         surrounding_approval: str | None,
         digest: str,
         traces: Sequence[Trace | None],
+        request: Request,
     ) -> Reservation:
         """Reserve under an idempotency key, or take an approved reservation."""
         if approval_id is not None:
@@ -573,22 +581,22 @@ class Governor:
             check_text("idempotency_key", key)
         reservation.extra = ReservationExtra(key=key, digest=digest)
         answer = self._submit(
-            Ask(reservation, plan, needs, reservation.counted_us + APPROVAL_TTL_US)
+            Ask(reservation, plan, needs, reservation.counted_us + APPROVAL_TTL_US), request
         )
         if answer is reservation:  # not a repeat, which teaches nothing that the first does not
             _trace(answer, plan, traces)
         self._announce()
         return answer
 
-    def _submit(self, ask: Ask) -> Reservation:
+    def _submit(self, ask: Ask, request: Request) -> Reservation:
         """Hand an ask to the store."""
         try:
             answer = self._reserve_one(ask)
         except StorageError as error:
             return self._unheld(ask, error)
-        return self._decided(ask, answer)
+        return self._decided(ask, answer, request)
 
-    def _decided(self, ask: Ask, answer: Any) -> Reservation:
+    def _decided(self, ask: Ask, answer: Any, request: Request) -> Reservation:
         """Take in what the store decided, compiling the plan again while the rules change."""
         for _ in range(RECOMPILED_MAX):
             if type(answer) is Reservation:
@@ -597,7 +605,7 @@ class Governor:
                 return answer
             if not isinstance(answer, Stale):
                 _raise_refusal(answer)
-            ask = self.planner.recompiled(ask)
+            ask = self.planner.recompiled(ask, request)
             try:
                 answer = self._reserve_one(ask)
             except StorageError as error:
@@ -702,19 +710,19 @@ class Governor:
         if plan.version != self.storage.version(plan.subject.tenant):
             self.planner.forget(plan.subject.tenant)
             plan = self.planner.compile(plan.subject, at_us, plan.origin)
-        needs, method, _ = self.planner.needs(
-            plan,
-            Request(
-                model is None,
-                prompt,
-                messages,
-                tools,
-                input_tokens,
-                max_output_tokens,
-                units,
-                beside,
-            ),
+        request = Request(
+            model is None,
+            prompt,
+            messages,
+            tools,
+            input_tokens,
+            max_output_tokens,
+            units,
+            beside,
         )
+        needs, method, _ = self.planner.needs(plan, request)
+        if plan.repeats:
+            plan = self.planner.counted(plan, needs, request, by_unit=method == "units")
         keys = dict(key for candidate in plan.candidates for key in candidate.keys)
         balances = self.storage.balances(list(keys.items()), at_us)
         verdict = self.engine.judge(

@@ -25,6 +25,7 @@ from fluxai.policy.catalog import ToolCatalog
 from fluxai.policy.compile import Extra, RuleIndex, RuleSet, compile_plan
 from fluxai.policy.needs import Request, need_again, needs_of, units_of
 from fluxai.policy.records import Grant, Policy, Tenant, Tool, User, use_validators
+from fluxai.policy.repeats import for_call, without_call
 from fluxai.storage.base import Ask, Rules, Storage
 
 if TYPE_CHECKING:
@@ -360,14 +361,19 @@ class Planner:
             self._rules.pop(tenant, None)
         return self.rule_set(tenant)
 
-    def recompiled(self, ask: Ask) -> Ask:
-        """Compile an ask's plan again, from the rules as they are now."""
+    def recompiled(self, ask: Ask, request: Request) -> Ask:
+        """Compile an ask's plan again, from the rules as they are now.
+
+        Args:
+            ask: What was stale.
+            request: What was asked for, in case that the new rules count its repeats.
+        """
         plan = ask.plan
         catalog = self.catalog_of(plan.subject.tenant)
         self._rules.pop(plan.subject.tenant, None)
-        fresh = self.compile(plan.subject, ask.reservation.counted_us, plan.origin)
+        subject = without_call(plan.subject)
+        fresh = self.compile(subject, ask.reservation.counted_us, plan.origin)
         tool, by_unit, fixed_tool, limits = plan.origin
-        subject = plan.subject
         key = (subject.tenant, subject.user, tool, subject.labels, by_unit, fixed_tool, limits)
         self.plans[key] = fresh
         first = ask.needs[0]
@@ -378,7 +384,17 @@ class Planner:
         catalog = self.catalog_of(plan.subject.tenant)
         before = plan.candidates[0]
         needs = [need_again(found, before, first, units, catalog) for found in fresh.candidates]
+        if fresh.repeats:
+            fresh = self.counted(fresh, needs, request, by_unit=units is not None)
+        ask.reservation.subject = fresh.subject
         return Ask(ask.reservation, fresh, tuple(needs), ask.approval_expires_us)
+
+    def counted(
+        self, plan: Plan, needs: Sequence[Need | None], request: Request, *, by_unit: bool
+    ) -> Plan:
+        """Make the plan of one call whose repeats are counted. It is not remembered."""
+        call = call_digest(plan, needs, request, by_unit=by_unit)
+        return for_call(plan, call, needs)
 
     def needs(
         self, plan: Plan, request: Request
@@ -407,12 +423,35 @@ def digest(
     """
     first = needs[0]
     assert first is not None  # noqa: S101 -- the requested tool always has a need
-    said = [plan.subject, plan.candidates[0].tool, prompt, messages, tools, first.cap]
+    subject = without_call(plan.subject)
+    said = [subject, plan.candidates[0].tool, prompt, messages, tools, first.cap]
     said.append(first.requests)
     if beside is not None:
         said.append(beside.to_dict())
     if by_unit or (prompt is None and messages is None):
         said.append(first.input_tokens)
+    return _hashed(said)
+
+
+def call_digest(
+    plan: Plan, needs: Sequence[Need | None], request: Request, *, by_unit: bool
+) -> str:
+    """Name a call by what it asks for, whoever makes it and however long its answer may be.
+
+    Raises:
+        InvalidRequest: The messages or tools hold something that is no data.
+    """
+    first = needs[0]
+    assert first is not None  # noqa: S101 -- the requested tool always has a need
+    said = [plan.first.tool, request.prompt, request.messages, request.tools, first.requests]
+    if request.beside is not None:
+        said.append(request.beside.to_dict())
+    if by_unit or (request.prompt is None and request.messages is None):
+        said.append(first.input_tokens)
+    return _hashed(said)
+
+
+def _hashed(said: Sequence[Any]) -> str:
     try:
         text = json.dumps(said, sort_keys=True, default=repr)
     except (TypeError, ValueError, RecursionError) as error:

@@ -14,7 +14,7 @@ from fluxai.core.ledger import CounterFilter
 from fluxai.core.money import to_nano
 from fluxai.core.windows import from_us
 from fluxai.costs.names import provider_name
-from fluxai.policy.compile import fed_by, find_cycle, name_of
+from fluxai.policy.compile import find_cycle, name_of, unfed_by
 from fluxai.policy.records import Grant, Policy, Tenant, Tool, User, dump
 from fluxai.storage.base import Change
 
@@ -271,7 +271,7 @@ class Policies(_Registry):
         self._apply(
             *moved,
             Change(kind=self.kind, scope=policy.tenant_id, id=policy.id, body=dump(policy)),
-            unfed=[fed_by(old)._replace(besides=fed_by(policy)) for old in before],
+            unfed=[counters for old in before for counters in unfed_by(old, policy)],
         )
         return policy
 
@@ -333,7 +333,7 @@ class Policies(_Registry):
         self._apply(
             Change(kind=self.kind, scope=scope, id=id, body=None),
             *grants,
-            unfed=[fed_by(policy)],
+            unfed=unfed_by(policy, None),
         )
 
     def grant(self, policy_id: str, amount: Decimal | str | int, until: datetime, by: str) -> Grant:
@@ -350,6 +350,10 @@ class Policies(_Registry):
             InvalidRequest: `until` is past, or the amount is wrong.
         """
         policy = self.get(policy_id)
+        if policy.limit_value is None:
+            raise InvalidRequest(
+                "policy_id", f"{policy_id!r} only limits repeats; put it with another repeat_limit"
+            )
         governor = self._governor
         now_us = governor._now()
         if policy.counts == "cost":

@@ -74,6 +74,8 @@ def _limits_what(policy: Policy) -> str:
 
 
 def _limit(policy: Policy) -> str:
+    if policy.limit_value is None:
+        return f"{policy.repeat_limit:,} of the same call"
     if policy.counts == "cost":
         return amount(policy.limit_value, "cost")
     return f"{int(policy.limit_value):,} {policy.counts}"

@@ -66,7 +66,7 @@ class Reason:
 
     `limit`, `settled`, `reserved` and `requested` are USD for the measure `cost`, counts otherwise.
     `acted` marks the policy that decided, `shrank` one that granted less output than was asked for;
-    the others are reported.
+    the others are reported. `repeats` says of a limit on one and the same call when it is counted.
     """
 
     policy_id: str
@@ -85,6 +85,7 @@ class Reason:
     acted: bool
     tool: str
     shrank: bool = False
+    repeats: str = ""
 
     @property
     def whose(self) -> str:
@@ -93,6 +94,8 @@ class Reason:
 
     def __str__(self) -> str:
         """Say it in one sentence."""
+        if self.repeats:
+            return self._repeated()
         if self.limit_type == "per_request":
             sums = f"this call asks for {_shown(self.requested, self.measure)}"
         else:
@@ -105,11 +108,23 @@ class Reason:
         verb = "would be crossed" if self.crossed else "holds"
         if self.shrank:
             verb = "has room for no more"
-        resets = f"; resets at {self.resets_at:%Y-%m-%d %H:%M:%S} UTC" if self.resets_at else ""
         return (
             f"the {self.limit_type} {self.measure} limit of {limit} for the {self.whose} "
-            f"(policy {self.policy_id}) {verb}: {sums}{resets}"
+            f"(policy {self.policy_id}) {verb}: {sums}{self._reset_words()}"
         )
+
+    def _repeated(self) -> str:
+        """Say how often the call was made; each takes as many requests as this one."""
+        each = int(self.requested) or 1
+        made, limit = int(self.settled + self.reserved) // each, int(self.limit) // each
+        return (
+            f"the same call was made {made:,} time{'' if made == 1 else 's'} {self.repeats}"
+            f"{'; the agent may be in a loop' if self.crossed else ''} "
+            f"(policy {self.policy_id} for the {self.whose} admits {limit:,}){self._reset_words()}"
+        )
+
+    def _reset_words(self) -> str:
+        return f"; resets at {self.resets_at:%Y-%m-%d %H:%M:%S} UTC" if self.resets_at else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +181,7 @@ def reason_of(step: Step, check: Check, *, shrank: bool = False) -> Reason:
         acted=check is step.acted,
         tool=step.candidate.tool,
         shrank=shrank,
+        repeats=check.repeats,
     )
 
 
@@ -382,7 +398,12 @@ class Decision:
         )
 
     def _fitting_models(self, step: Step) -> tuple[str, ...]:
-        """Name the offered models under which every limit that was crossed would hold."""
+        """Name the offered models under which every limit that was crossed would hold.
+
+        Against a loop another model is no remedy.
+        """
+        if any(check.repeats and check.acts for check in step.crossed):
+            return ()
         acting = [check for check in step.candidate.checks if check.acts and check.scope != "tool"]
         return tuple(
             model

@@ -30,6 +30,8 @@ Amounts = tuple[int, int, int, int]
 
 #: An amount that no counter reaches.
 NEVER = 1 << 62
+#: Labels that name a call by a digest, where a policy limits its repeats; nobody else may use them.
+CALL_LABEL = "fluxai.call"
 
 
 class Subject(NamedTuple):
@@ -174,6 +176,11 @@ class RingState:
         gone = [bucket for bucket in self.buckets if bucket < oldest]
         return sum(self.buckets.pop(bucket) for bucket in gone)
 
+    def is_empty(self, at_us: int) -> bool:
+        """Say whether all that was added has left the window, or will have when it turns."""
+        oldest = self.ring.bucket(at_us) - self.ring.buckets
+        return all(bucket < oldest for bucket in self.buckets)
+
     def add(self, amount: int, counted_us: int) -> bool:
         """Add to the bucket of `counted_us`; False when that bucket has left the window."""
         bucket = self.ring.bucket(counted_us)
@@ -202,6 +209,7 @@ class Check:
         "mode",
         "policy_id",
         "rank",
+        "repeats",
         "scope",
         "scope_id",
         "shrinks",
@@ -228,6 +236,7 @@ class Check:
         forgiven: bool = False,
         shrinks: bool = False,
         stops: bool = False,
+        repeats: str = "",
     ) -> None:
         self.policy_id = policy_id
         self.scope = scope
@@ -249,6 +258,8 @@ class Check:
         self.shrinks = shrinks and self.denies and measure <= TOKENS
         #: Whether a stream is to be stopped when its reservation is used up.
         self.stops = stops and mode == "enforce"
+        #: Of a limit on repeats of one call: when they are counted, in words (`in the last 10m`).
+        self.repeats = repeats
 
     @property
     def denies(self) -> bool:
@@ -273,7 +284,8 @@ class Candidate(_Fare):
     """A tool that the request could run on: its prices, checks and counters.
 
     `rates` is the price card of its model; `unit_rate` is nano-USD per million units of its tool
-    record. `checks` stand in the order in which they act.
+    record. `checks` stand in the order in which they act. `repeats` are checks still without a
+    counter, each with the label and the window's kind of the one it will have.
     """
 
     __slots__ = (
@@ -281,6 +293,7 @@ class Candidate(_Fare):
         "counts",
         "index",
         "keys",
+        "repeats",
         "requested_tool",
         "stop_stream",
         "tool",
@@ -300,6 +313,7 @@ class Candidate(_Fare):
         checks: tuple[Check, ...] = (),
         keys: tuple[tuple[CounterKey, int], ...] = (),
         counts: tuple[int, ...] = (),
+        repeats: tuple[tuple[str, str, Check], ...] = (),
     ) -> None:
         self.index = index
         self.tool = tool
@@ -323,6 +337,23 @@ class Candidate(_Fare):
         self.keys = keys
         #: The measure that each slot counts.
         self.counts = counts
+        self.repeats = repeats
+
+
+class CallCounter(NamedTuple):
+    """A counter that each call will have for itself, where a policy limits repeats.
+
+    Attributes:
+        label: The name of the label whose value will name the call.
+        same: What has to be the same besides the call: the user, or `label=value`.
+        kind, start_us, end_us: The window.
+    """
+
+    label: str
+    same: str
+    kind: str
+    start_us: int
+    end_us: int
 
 
 @lru_cache(maxsize=1_024)
@@ -349,10 +380,11 @@ class Plan(_Course):
     """What to check for one subject and tool, compiled once and good from `start_us` to `end_us`.
 
     `version` is the policy version it was compiled from; the store refuses another as stale.
-    `bound` belongs to the store that uses the plan, `origin` to the governor that made it.
+    `bound` belongs to the store that uses the plan, `origin` to the governor that made it. Where
+    there are `repeats`, each call is decided by a plan of its own; `call` is that call's digest.
     """
 
-    __slots__ = ("candidates", "origin", "version")
+    __slots__ = ("call", "candidates", "origin", "repeats", "version")
 
     def __init__(
         self,
@@ -363,6 +395,8 @@ class Plan(_Course):
         end_us: int,
         candidates: tuple[Candidate, ...],
         lease: Decimal | None = None,
+        repeats: tuple[CallCounter, ...] = (),
+        call: str | None = None,
     ) -> None:
         self.subject = subject
         #: The share of what is left that a process may take in advance; None where it may not.
@@ -373,9 +407,14 @@ class Plan(_Course):
         self.candidates = candidates
         #: The requested tool's candidate.
         self.first = candidates[0]
-        #: Whether the request may be downgraded or need an approval: then it is identified.
-        self.asks = len(candidates) > 1 or any(
-            check.decision == "require_approval" for check in candidates[0].checks
+        self.repeats = repeats
+        self.call = call
+        #: Whether the request may be downgraded or need an approval, or its repeats are counted:
+        #: then it is identified.
+        self.asks = (
+            len(candidates) > 1
+            or bool(repeats)
+            or any(check.decision == "require_approval" for check in candidates[0].checks)
         )
         self.bound = None
         #: What its maker needs to compile it again.

@@ -12,8 +12,11 @@ from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
 
 from fluxai.core.ledger import (
+    CALL_LABEL,
     DEFAULT_OUTPUT_TOKENS,
     MEASURES,
+    REQUESTS,
+    CallCounter,
     Candidate,
     Check,
     CounterFilter,
@@ -24,6 +27,7 @@ from fluxai.core.ledger import (
 from fluxai.core.money import to_nano
 from fluxai.core.windows import MAX_US, MIN_US, Calendar, Window, to_us, window_at
 from fluxai.policy.records import Grant, Policy, PolicyDecision, Tenant, User
+from fluxai.policy.repeats import call_label, counts_calls, fed_by_repeats, when_counted
 
 _SCOPE_ORDER = {"tool": 0, "label": 1, "user": 2, "tenant": 3}
 _DECISION_ORDER = {"deny": 0, "require_approval": 1, "downgrade": 2, "allow": 3}
@@ -92,7 +96,7 @@ class Rule(NamedTuple):
 class RuleIndex:
     """Policies of one scope of validity (`"*"`, or one tenant), found by whom they concern."""
 
-    __slots__ = ("label", "named", "rules", "tenant", "tool", "user")
+    __slots__ = ("label", "named", "repeats", "rules", "tenant", "tool", "user")
 
     def __init__(
         self,
@@ -117,9 +121,13 @@ class RuleIndex:
         self.user: dict[str | None, list[Rule]] = {}
         self.tool: dict[str | None, list[Rule]] = {}
         self.label: dict[str | None, list[Rule]] = {}
+        #: Those that limit repeats.
+        self.repeats: list[Rule] = []
         for policy in policies:
             rule = rule_of(policy, tuple(raised.get(policy.id or "", ())))
             self.rules[rule.id] = rule
+            if policy.repeat_limit is not None:
+                self.repeats.append(rule)
             if policy.scope == "tenant":
                 self.tenant.append(rule)
             elif policy.scope == "user":
@@ -130,11 +138,11 @@ class RuleIndex:
             else:
                 self.label.setdefault(policy.scope_id, []).append(rule)
         #: The accounts that policies name; a tenant's own is named by the empty text.
-        self.named = {account_of(rule, "") for rule in self.tenant}
+        self.named = {account_of(rule, "") for rule in self.tenant if _limits(rule)}
         for by_value in (self.user, self.tool):
             for value, rules in by_value.items():
                 if value is not None:
-                    self.named.update(account_of(rule, value) for rule in rules)
+                    self.named.update(account_of(rule, value) for rule in rules if _limits(rule))
 
     def applying(
         self, subject: Subject, tool: str, apart: Collection[str] = ()
@@ -158,6 +166,11 @@ class RuleIndex:
                 for name in (pair, key, None):
                     for rule in self.label.get(name, ()):
                         yield rule, "label", pair
+
+
+def _limits(rule: Rule) -> bool:
+    """Say whether a rule limits more than repeats."""
+    return rule.policy.limit_value is not None
 
 
 class Account(NamedTuple):
@@ -270,6 +283,19 @@ class RuleSet:
                 found.append((rule, "tool", tool.id))
         return found
 
+    def repeat_kinds(self, label: str) -> list[str]:
+        """List the windows in which repeats of a call are counted under a label that names it.
+
+        Of every policy that may count there, so that all plans agree on the counters of a label.
+        """
+        found = {
+            rule.kind
+            for index in (self.own, self.every)
+            for rule in index.repeats
+            if counts_calls(rule.policy, label)
+        }
+        return sorted(found)
+
     def unpriced(self, subject: Subject, tool: str) -> Policy | None:
         """Return the policy that says what a call costs whose model has no price.
 
@@ -352,6 +378,8 @@ def compile_plan(
         default_output: Most output tokens granted to a call without a cap of its own.
     """
     apart = {extra.value for extra in extras}
+    # The labels that name a call are nobody's choice either.
+    apart.update(f"{key}={value}" for key, value in subject.labels if key.startswith(CALL_LABEL))
 
     def applying_to(tool: PricedTool) -> list[tuple[Rule, str, str]]:
         return sorted(rules.applying(subject, tool, user, apart), key=lambda found: found[0].rank)
@@ -385,14 +413,41 @@ def compile_plan(
         )
         candidates.append(candidate)
         start_us, end_us = max(start_us, window.start_us), min(end_us, window.end_us)
+    repeats = _call_counters(candidates, rules, subject, at_us)
+    for counter in repeats:
+        if counter.end_us < MAX_US:
+            start_us, end_us = max(start_us, counter.start_us), min(end_us, counter.end_us)
     return Plan(
         subject=subject,
         version=rules.version,
         start_us=start_us,
         end_us=end_us,
         candidates=tuple(candidates),
-        lease=None if extras or len(tools) > 1 else _lease(applying),
+        lease=None if extras or repeats or len(tools) > 1 else _lease(applying),
+        repeats=repeats,
     )
+
+
+def _call_counters(
+    candidates: Sequence[Candidate], rules: RuleSet, subject: Subject, at_us: int
+) -> tuple[CallCounter, ...]:
+    """List the counters that each call will have for itself."""
+    labels = {label for candidate in candidates for label, _, _ in candidate.repeats}
+    found = []
+    for label in sorted(labels):
+        same = ""
+        if label == call_label("user", ""):
+            same = subject.user or ""
+        elif label != CALL_LABEL:
+            same = next(
+                pair
+                for pair in (f"{key}={value}" for key, value in subject.labels)
+                if call_label("label", pair) == label
+            )
+        for kind in rules.repeat_kinds(label):
+            window = rules.window(kind, at_us)
+            found.append(CallCounter(label, same, kind, window.start_us, window.end_us))
+    return tuple(found)
 
 
 def _lease(applying: Sequence[tuple[Rule, str, str]]) -> Decimal | None:
@@ -439,8 +494,43 @@ def _candidate(
             counts.append(measure)
         return slot
 
+    repeats: list[tuple[str, str, Check]] = []
+
     for rule, scope, value in applying:
         policy = rule.policy
+        lead = leads.get(rule.id, -1)
+        if policy.repeat_limit is not None:
+            repeats.append(
+                (
+                    call_label(scope, value),
+                    rule.kind,
+                    Check(
+                        policy_id=rule.id,
+                        scope=scope,
+                        scope_id=None if scope == "tenant" else value,
+                        limit_type=policy.limit_type,
+                        measure=REQUESTS,
+                        limit=policy.repeat_limit,
+                        decision=policy.decision,
+                        mode=policy.mode,
+                        slot=-1,
+                        fallback=lead if lead > 0 else -1,
+                        end_us=rules.window(rule.kind, at_us).end_us,
+                        # A first call is no repeat, so it announces nothing.
+                        alert_at=tuple(
+                            share
+                            for share in alerts_of(policy, policy.repeat_limit)
+                            if share[0] > 1
+                        ),
+                        rank=rule.rank,
+                        forgiven=policy.decision == "downgrade" and lead == index,
+                        stops=policy.stop_stream,
+                        repeats=when_counted(policy),
+                    ),
+                )
+            )
+        if policy.limit_value is None:
+            continue
         limit, granted_until_us = rule.limit_at(at_us)
         until_us = min(until_us, granted_until_us)
         slot, end_us = -1, MAX_US
@@ -449,7 +539,6 @@ def _candidate(
             start_us, until_us = max(start_us, window.start_us), min(until_us, window.end_us)
             slot = slot_of(scope, value, rule.measure, rule.kind, window)
             end_us = window.end_us
-        lead = leads.get(rule.id, -1)
         checks.append(
             Check(
                 policy_id=rule.id,
@@ -470,6 +559,11 @@ def _candidate(
                 stops=policy.stop_stream,
             )
         )
+    # Money of a call that was counted before has its label already.
+    for key, value in subject.labels:
+        if key.startswith(CALL_LABEL):
+            for kind in rules.repeat_kinds(key):
+                slot_of("label", f"{key}={value}", REQUESTS, kind, rules.window(kind, at_us))
     for extra in extras:
         window = Window(MIN_US, MAX_US)
         checks.append(
@@ -500,6 +594,7 @@ def _candidate(
         checks=tuple(checks),
         keys=tuple(keys),
         counts=tuple(counts),
+        repeats=tuple(repeats),
     )
     return candidate, Window(start_us, until_us)
 
@@ -533,15 +628,30 @@ def name_of(policy: Policy) -> str:
         parts.append(policy.mode)
     if policy.priority:
         parts.append(str(policy.priority))
+    if policy.limit_value is None:
+        parts.append("repeats")
     name = "/".join(parts)
     return name if len(name) <= 128 else hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
-def fed_by(policy: Policy) -> CounterFilter:
+def unfed_by(old: Policy, new: Policy | None) -> list[CounterFilter]:
+    """Say which counters are fed no more where a policy takes another one's place, or goes."""
+    found = []
+    for feeds in (fed_by, fed_by_repeats):
+        before = feeds(old)
+        if before is not None:
+            found.append(before._replace(besides=None if new is None else feeds(new)))
+    return found
+
+
+def fed_by(policy: Policy) -> CounterFilter | None:
     """Say which counters a policy makes calls count in.
 
-    A tool's spelling is left aside: its limit is taken to feed every tool's.
+    A tool's spelling is left aside: its limit is taken to feed every tool's. None for one that
+    only limits repeats.
     """
+    if policy.limit_value is None:
+        return None
     measure = "requests" if policy.counts == "concurrent" else policy.measure
     value = label = None
     if policy.scope == "user" or (policy.scope == "label" and "=" in (policy.scope_id or "")):

@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from fluxai.core.errors import ConfigurationError
+from fluxai.core.ledger import NEVER
 from fluxai.core.money import Amount, to_nano
 from fluxai.core.windows import Calendar, WeekDay, parse_duration
 
@@ -216,18 +217,23 @@ class Policy(_Record):
     itself. `on_unpriced` says what its calls cost whose model has no price; see `fluxai.costs.unpriced`.
     `shrink_output` grants a call whose output cap is too large for the limit as much as fits, instead
     of refusing it. `stop_stream` has streams stopped once their reservation is used up.
+    `repeat_limit` is how often one and the same call may be made within the window; a policy that
+    has it needs no `limit_value`.
     """
 
     tenant_id: Id
     scope: Scope = "tenant"
     scope_id: Id | None = None
     limit_type: LimitType
-    limit_value: Annotated[
-        Decimal,
-        BeforeValidator(_no_float),
-        Field(ge=0, allow_inf_nan=False),
-        PlainSerializer(str, return_type=str, when_used="json"),
-    ]
+    limit_value: (
+        Annotated[
+            Decimal,
+            BeforeValidator(_no_float),
+            Field(ge=0, allow_inf_nan=False),
+            PlainSerializer(str, return_type=str, when_used="json"),
+        ]
+        | None
+    ) = None
     measure: Measure = "cost"
     decision: PolicyDecision = "deny"
     fallback_tool_id: Id | None = None
@@ -243,6 +249,7 @@ class Policy(_Record):
     unpriced_ceiling: Usd | None = None
     lease: Share | None = None
     shrink_output: bool = False
+    repeat_limit: Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)] | None = None
     stop_stream: bool = False
     id: Id | None = None
 
@@ -253,7 +260,7 @@ class Policy(_Record):
             *,
             tenant_id: str,
             limit_type: LimitType,
-            limit_value: Amount,
+            limit_value: Amount | None = None,
             scope: Scope = "tenant",
             scope_id: str | None = None,
             measure: Measure = "cost",
@@ -268,6 +275,7 @@ class Policy(_Record):
             unpriced_ceiling: Amount | None = None,
             lease: Amount | None = None,
             shrink_output: bool = False,
+            repeat_limit: int | None = None,
             stop_stream: bool = False,
             id: str | None = None,  # noqa: A002 -- the field's name
         ) -> None: ...
@@ -300,11 +308,16 @@ class Policy(_Record):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         counts = self.measure != "cost" or self.limit_type == "concurrent"
-        if counts and self.limit_value != self.limit_value.to_integral_value():
+        if self.limit_value is None:
+            if self.repeat_limit is None:
+                raise ValueError(
+                    "limit_value: is missing; only a policy with repeat_limit needs none"
+                )
+        elif counts and self.limit_value != self.limit_value.to_integral_value():
             raise ValueError(f"limit_value: a limit of {self.measure} must be a whole number")
-        if counts and self.limit_value > 10**15:
+        elif counts and self.limit_value > 10**15:
             raise ValueError("limit_value: must be at most 10^15")
-        if not counts:
+        elif not counts:
             to_nano(self.limit_value, "limit_value")
         if (self.window is not None) != (self.limit_type == "rolling"):
             raise ValueError(
@@ -321,7 +334,19 @@ class Policy(_Record):
                 raise ValueError("lease: goes with decision='deny' or 'allow'")
             if self.limit_type in ("per_request", "concurrent"):
                 raise ValueError(f"lease: a {self.limit_type} limit can't be leased; leave it out")
+        if self.repeat_limit is not None:
+            if self.limit_type in ("per_request", "concurrent"):
+                raise ValueError(
+                    f"repeat_limit: a {self.limit_type} limit has no window to count repeats in; use "
+                    f"limit_type='hourly', or 'rolling' with window='10m'"
+                )
+            if self.lease is not None:
+                raise ValueError("lease: repeats are counted by the store; leave it out")
         if self.shrink_output:
+            if self.limit_value is None:
+                raise ValueError(
+                    "shrink_output: goes with a limit_value, which has room for so much"
+                )
             if self.decision != "deny":
                 raise ValueError("shrink_output: goes with decision='deny', which would refuse")
             if self.counts not in ("cost", "tokens"):
@@ -353,7 +378,12 @@ class Policy(_Record):
         return "concurrent" if self.limit_type == "concurrent" else self.measure
 
     def limit_units(self) -> int:
-        """Return the limit in what the ledger counts: nano-USD, or plain counts."""
+        """Return the limit in what the ledger counts: nano-USD, or plain counts.
+
+        One that only limits repeats has none, which nothing reaches.
+        """
+        if self.limit_value is None:
+            return NEVER
         return to_nano(self.limit_value) if self.counts == "cost" else int(self.limit_value)
 
 

@@ -7,7 +7,16 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fluxai.core.ledger import Candidate, Check, CounterKey, Plan, Step, Subject, Verdict
+from fluxai.core.ledger import (
+    CALL_LABEL,
+    Candidate,
+    Check,
+    CounterKey,
+    Plan,
+    Step,
+    Subject,
+    Verdict,
+)
 from fluxai.storage.sqlite_rows import Row, encode
 
 if TYPE_CHECKING:
@@ -17,7 +26,8 @@ if TYPE_CHECKING:
 class WrittenPlan:
     """Candidates as text, made once per plan, since every reservation that it decides needs it.
 
-    What changes from window to window is left out, so that a plan's text stays the same for long.
+    What changes from window to window is left out, so that a plan's text stays the same for long;
+    and so is what names a single call, which the reservation's labels have.
     """
 
     __slots__ = ("digest", "text")
@@ -82,7 +92,7 @@ def explain(reservation: Reservation, plan: str | None, numbers: Any) -> None:
 
 
 def _step_of(subject: Subject, candidates: Sequence[Any], numbers: Sequence[Any]) -> Step:
-    return step_of(_candidate_of(subject.tenant, candidates[numbers[0]], numbers[5]), numbers)
+    return step_of(_candidate_of(subject, candidates[numbers[0]], numbers[5]), numbers)
 
 
 def step_of(candidate: Candidate, numbers: Sequence[Any]) -> Step:
@@ -119,13 +129,20 @@ def _candidate_row(candidate: Candidate) -> Row:
         candidate.requested_tool,
         candidate.max_output,
         [_check_row(check, candidate.keys) for check in candidate.checks],
-        [key[1:5] for key, _ in candidate.keys],
+        [_key_row(key) for key, _ in candidate.keys],
     )
 
 
-def _candidate_of(tenant: str, row: Sequence[Any], windows: Sequence[Any]) -> Candidate:
+def _key_row(key: CounterKey) -> Row:
+    label, _, named = key.value.partition("=")
+    value = label if named and label.startswith(CALL_LABEL) else key.value
+    return (key.scope, value, key.measure, key.kind)
+
+
+def _candidate_of(subject: Subject, row: Sequence[Any], windows: Sequence[Any]) -> Candidate:
     index, tool, model, requested_tool, max_output, checks, keys = row
     bounds = [end_us for _, end_us in windows]
+    calls = {key: f"{key}={value}" for key, value in subject.labels if key.startswith(CALL_LABEL)}
     return Candidate(
         index=index,
         tool=tool,
@@ -136,7 +153,10 @@ def _candidate_of(tenant: str, row: Sequence[Any], windows: Sequence[Any]) -> Ca
         max_output=max_output,
         checks=tuple(_check_of(check, bounds) for check in checks),
         keys=tuple(
-            (CounterKey(tenant, scope, value, measure, kind, start_us), end_us)
+            (
+                CounterKey(subject.tenant, scope, calls.get(value, value), measure, kind, start_us),
+                end_us,
+            )
             for (scope, value, measure, kind), (start_us, end_us) in zip(keys, windows, strict=True)
         ),
     )
@@ -161,6 +181,7 @@ def _check_row(check: Check, keys: Sequence[tuple[CounterKey, int]]) -> Row:
         not check.acts,
         check.shrinks,
         check.stops,
+        check.repeats,
     )
 
 
@@ -183,4 +204,5 @@ def _check_of(row: Sequence[Any], bounds: Sequence[int]) -> Check:
         forgiven=row[13],
         shrinks=row[14],
         stops=row[15],
+        repeats=row[16],
     )

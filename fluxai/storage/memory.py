@@ -17,7 +17,7 @@ from fluxai.core.decisions import (
     UsageEvent,
 )
 from fluxai.core.errors import StorageError
-from fluxai.core.ledger import NEVER, CounterFilter, CounterKey, Plan
+from fluxai.core.ledger import CALL_LABEL, NEVER, CounterFilter, CounterKey, Plan
 from fluxai.core.money import PER_MILLION
 from fluxai.storage.base import (
     Ask,
@@ -156,6 +156,11 @@ class MemoryStorage(MemoryBook):
 
     def _reserve_and_bind(self, ask: Ask) -> Reservation | Refusal:
         answer = Book.reserve(self, ask)
+        if ask.plan.call is not None:
+            # A plan of one call is used no more: binding it would only take room.
+            at_us = ask.reservation.counted_us
+            self._prune(self._ledger(ask.plan.subject.tenant), at_us)
+            return answer
         bound = ask.plan.bound
         if isinstance(answer, Reservation) and not (type(bound) is Bound and bound.live):
             self._bind(ask.plan, ask.reservation.counted_us)
@@ -248,14 +253,25 @@ class MemoryStorage(MemoryBook):
         self._prune(ledger, at_us)
 
     def _prune(self, ledger: Ledger, at_us: int) -> None:
-        """Let go of ended windows in which nothing is open; events still tell what they held."""
+        """Let go of ended windows in which nothing is open; events still tell what they held.
+
+        So of the rolling ones of single calls that have nothing left in them.
+        """
         if len(ledger.counters) + len(ledger.bounds) < 2 * ledger.counters_kept:
             return
         ended: set[CounterKey] = set()
         for key, counter in list(ledger.counters.items()):
-            if counter.end_us <= at_us and not counter.reserved:
+            if counter.reserved:
+                continue
+            if counter.end_us <= at_us:
                 drop_counter(ledger, key)
                 ended.add(key)
+            elif (
+                counter.ring is not None
+                and key.value.startswith(CALL_LABEL)
+                and counter.ring.is_empty(at_us)
+            ):
+                drop_counter(ledger, key)
         kept = set(map(id, ledger.counters.values()))
         alive = []
         for bound in ledger.bounds:

@@ -126,6 +126,25 @@ def test_a_missing_cap_is_filled_and_a_given_one_kept(
     assert kept == 77
 
 
+def test_a_tool_s_arguments_tell_its_calls_apart(governor: Governor) -> None:
+    """A loop guard counts calls with the same arguments, whichever object they go through."""
+    governor.tools.put(Tool(id="search", cost_per_unit="0.01"))
+    governor.policies.put(Policy(id="loop", tenant_id="acme", limit_type="hourly", repeat_limit=2))
+
+    class Client:
+        @governor.govern(tool="search", tenant="acme")
+        def search(self, query: str, *, most: int = 10) -> str:
+            return query
+
+    for number in range(4):
+        Client().search(f"question {number}")
+    Client().search("cats")
+    Client().search(query="cats", most=10)
+    Client().search("cats", most=20)
+    with pytest.raises(BudgetExceeded, match="the same call was made 2 times this hour"):
+        Client().search("cats")
+
+
 @pytest.mark.parametrize("passed", ["named", "as a keyword that is passed on"])
 def test_a_cap_that_was_shrunk_is_sent(governor: Governor, provider: Provider, passed: str) -> None:
     """Where a policy grants less than the call's own cap, the provider is sent what is held."""

@@ -28,6 +28,7 @@ from fluxai.testing.contract.invariants import Invariants
 from fluxai.testing.contract.leases import Leases
 from fluxai.testing.contract.lifecycle import Lifecycle
 from fluxai.testing.contract.limits import Limits
+from fluxai.testing.contract.loops import Loops
 from fluxai.testing.contract.outputs import Outputs
 from fluxai.testing.contract.records import Records
 from fluxai.testing.contract.reopening import Reopening
@@ -46,6 +47,7 @@ class StorageContract(
     Decisions,
     Outputs,
     Shrinking,
+    Loops,
     Windows,
     Reopening,
     Expiry,

@@ -105,7 +105,7 @@ def add_prices(governor: Governor) -> None:
         governor.tools.put(Tool(id=tool, cost_per_unit=Decimal(cost)))
 
 
-def limit(governor: Governor, value: str, **fields: Any) -> Policy:
+def limit(governor: Governor, value: str | None, **fields: Any) -> Policy:
     """Put a policy: a total cost limit of the tenant that denies, where nothing else is said."""
     return governor.policies.put(
         Policy(

@@ -112,6 +112,21 @@ class Limits(Case):
                 assert call(governor, **{"count": 102, **other}).allowed
         assert budgets(governor) == []
 
+    @pytest.mark.parametrize(
+        "window", [{"limit_type": "per_minute"}, {"limit_type": "rolling", "window": "1m"}], ids=str
+    )
+    def test_a_minute_of_money_limits_how_fast_it_is_spent(
+        self, governor: Governor, clock: FakeClock, window: dict[str, Any]
+    ) -> None:
+        """Twenty cents a minute are two calls a minute, minute after minute."""
+        limit(governor, "0.20", **window)
+        for _ in range(5):
+            for _ in range(2):
+                governor.settle(call(governor), usage=Usage(input=50, output=50))
+            refused = call(governor)
+            assert acted(refused) == "limit"
+            clock.advance("62s")
+
     def test_units_of_a_tool_count_as_requests(self, governor: Governor) -> None:
         """A tool's units are what a limit of requests counts."""
         limit(governor, "5", measure="requests")

@@ -118,6 +118,22 @@ def test_what_a_policy_needs(field: str) -> None:
         ({"shrink_output": True, "decision": "downgrade"}, "shrink_output: goes with decision"),
         ({"shrink_output": True, "measure": "requests"}, "shrink_output: .* no limit of requests"),
         ({"shrink_output": True, "limit_type": "concurrent"}, "no limit of concurrent"),
+        ({"limit_value": None}, "limit_value: is missing"),
+        ({"repeat_limit": 0}, "repeat_limit"),
+        ({"repeat_limit": 1.0}, "repeat_limit"),
+        (
+            {"repeat_limit": 3, "limit_type": "per_request"},
+            "repeat_limit: a per_request limit has no",
+        ),
+        (
+            {"repeat_limit": 3, "limit_type": "concurrent"},
+            "repeat_limit: a concurrent limit has no",
+        ),
+        ({"repeat_limit": 3, "lease": "0.1"}, "lease: repeats are counted by the store"),
+        (
+            {"repeat_limit": 3, "limit_value": None, "shrink_output": True},
+            "shrink_output: goes with a limit_value",
+        ),
         ({"colour": "red"}, "colour"),
     ],
     ids=str,
