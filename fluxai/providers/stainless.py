@@ -10,28 +10,23 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import os
 import re
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypedDict, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from fluxai.charges import may_have_been_charged
 from fluxai.context import already_held
-from fluxai.core.errors import FluxAIError, NotGoverned, UnknownModel
-from fluxai.guard import Call, CallArguments, begin, begin_async
+from fluxai.core.errors import NotGoverned
+from fluxai.guard import Call, CallArguments
 from fluxai.providers import paid
+from fluxai.providers.exchange import Exchange, Terms, attempts_now
 from fluxai.providers.meter import Meter
 from fluxai.providers.paid import PaidCall
 from fluxai.providers.taps import tap
 
-if TYPE_CHECKING:
-    from fluxai.governor import Governor
-
-log = logging.getLogger("fluxai")
 C = TypeVar("C")
 
 #: How long the money of an answer that comes later stays held: as long as a batch may take.
@@ -48,29 +43,6 @@ _FREE = re.compile(
 )
 #: What is opened as a web socket, and the resources in which that may be.
 _SOCKETS = ("beta", "live", "realtime", "responses")
-
-
-class Payer(TypedDict):
-    """Who spends, as the governor's verbs take it."""
-
-    tenant: str | None
-    user: str | None
-    labels: Mapping[str, str] | None
-
-
-class Terms(NamedTuple):
-    """On whose account a client's calls go, and what happens to those that can't be governed."""
-
-    governor: Governor
-    tenant: str | None
-    user: str | None
-    labels: Mapping[str, str] | None
-    allows_ungoverned: bool
-
-    @property
-    def payer(self) -> Payer:
-        """Return who spends."""
-        return Payer(tenant=self.tenant, user=self.user, labels=self.labels)
 
 
 class State:
@@ -102,16 +74,6 @@ def _forget_some(remembered: OrderedDict[str, Any]) -> None:
         remembered.popitem(last=False)
 
 
-class Attempts:
-    """How often a request was sent in vain without anybody knowing whether it was charged."""
-
-    def __init__(self) -> None:
-        self.lost = 0
-
-
-_attempts: ContextVar[Attempts | None] = ContextVar("fluxai.attempts", default=None)
-
-
 def wrap_stainless(client: C, terms: Terms) -> C:
     """Return a governed copy of an OpenAI or Anthropic client; it shares its connections."""
     copied: Any = client.copy()  # type: ignore[attr-defined]
@@ -138,14 +100,14 @@ def _sync_class(kind: Any) -> type:
             if exchange is None:
                 return super().request(cast_to, options, *args, **kwargs)
             exchange.begin(sys.exception())
-            token = _attempts.set(exchange.attempts)
+            token = attempts_now.set(exchange.attempts)
             try:
                 answer = super().request(cast_to, exchange.options(), *args, **kwargs)
             except BaseException as error:
                 exchange.failed(error)
                 raise
             finally:
-                _attempts.reset(token)
+                attempts_now.reset(token)
             exchange.answered(answer)
             return answer
 
@@ -160,7 +122,7 @@ def _async_class(kind: Any) -> type:
                 return await super().request(cast_to, options, *args, **kwargs)
             hops = exchange.governor.hops
             await exchange.begin_async()
-            token = _attempts.set(exchange.attempts)
+            token = attempts_now.set(exchange.attempts)
             try:
                 answer = await super().request(cast_to, exchange.options(), *args, **kwargs)
             except GeneratorExit as error:
@@ -173,7 +135,7 @@ def _async_class(kind: Any) -> type:
                 await hops.run(lambda: exchange.failed(failed))
                 raise
             finally:
-                _attempts.reset(token)
+                attempts_now.reset(token)
             await hops.run(lambda: exchange.answered(answer))
             return answer
 
@@ -194,7 +156,7 @@ def _share(governed: Any, kind: Any) -> None:
 
     def _calculate_retry_timeout(self: Any, *args: Any, **kwargs: Any) -> Any:
         # The SDK asks for this while it handles the error for which it will try again.
-        attempts, error = _attempts.get(), sys.exception()
+        attempts, error = attempts_now.get(), sys.exception()
         if attempts is not None and error is not None and may_have_been_charged(error):
             attempts.lost += 1
         return kind._calculate_retry_timeout(self, *args, **kwargs)
@@ -203,7 +165,7 @@ def _share(governed: Any, kind: Any) -> None:
     governed._calculate_retry_timeout = _calculate_retry_timeout
 
 
-def _exchange(client: Any, options: Any) -> Exchange | None:
+def _exchange(client: Any, options: Any) -> Request | None:
     """Return how a request is governed; None where it costs nothing, or is governed already."""
     state: State = client._fluxai
     method, path = str(options.method).lower(), _path(options.url)
@@ -220,7 +182,9 @@ def _exchange(client: Any, options: Any) -> Exchange | None:
             f"client that was wrapped and enter its cost with governor.record(), or wrap with "
             f"ungoverned='allow'"
         )
-    return Exchange(state, options, path, calls, serves=_Serves(client, state))
+    # An Azure deployment is in the client's address.
+    fixed = bool(getattr(client, "_azure_deployment", None))
+    return Request(state, options, path, calls, fixed_model=fixed)
 
 
 def _path(url: Any) -> str:
@@ -280,30 +244,7 @@ def _bytes_sent(files: Any) -> int:
     return total
 
 
-class _Serves:
-    """Whether a model can stand in for another, for one client."""
-
-    def __init__(self, client: Any, state: State) -> None:
-        self._client = client
-        self._models = state.terms.governor.models
-
-    def __call__(self, asked: str, offered: str, call: PaidCall) -> bool:
-        if getattr(self._client, "_azure_deployment", None):
-            # The deployment is in the client's address.
-            return False
-        try:
-            before, after = self._models.get(asked), self._models.get(offered)
-        except (UnknownModel, LookupError):
-            return False
-        cap = call.arguments.get("max_output_tokens")
-        return (
-            before.provider == after.provider
-            and call.needs <= after.capabilities
-            and (cap is None or after.max_output is None or cap <= after.max_output * call.choices)
-        )
-
-
-class Exchange:
+class Request(Exchange):
     """One request, and its answer."""
 
     def __init__(
@@ -313,68 +254,29 @@ class Exchange:
         path: str,
         calls: list[PaidCall],
         *,
-        serves: Callable[[str, str, PaidCall], bool],
+        fixed_model: bool = False,
     ) -> None:
+        super().__init__(state.terms, calls)
         self.state = state
-        self.governor = state.terms.governor
-        self.paid = calls
-        self.attempts = Attempts()
+        self._fixed_model = fixed_model
         self._options = options
         self._path = path
-        self._serves = serves
-        self._calls: list[Call] = []
 
-    def _request(self, call: PaidCall) -> CallArguments:
-        request: CallArguments = {**self.state.terms.payer, **call.arguments}
+    def request_for(self, call: PaidCall) -> CallArguments:
+        """Return what `reserve` takes for a call."""
+        request = super().request_for(call)
         if call.deferred or len(self.paid) > 1 or self._path.endswith("/batches"):
             request["ttl"] = DEFERRED_TTL
             request["fixed_tool"] = True
+        elif self._fixed_model:
+            request["fixed_tool"] = True
         return request
-
-    def begin(self, before: BaseException | None) -> None:
-        """Reserve for all calls of the request, or for none and raise the refusal."""
-        try:
-            for call in self.paid:
-                request = self._request(call)
-                begun = begin(self.governor, request, before)
-                if not self._fits(begun, call):
-                    begun.release()
-                    begun = begin(self.governor, {**request, "fixed_tool": True}, before)
-                self._calls.append(begun)
-        except BaseException:
-            self._release()
-            raise
-
-    async def begin_async(self) -> None:
-        """Reserve for all calls of the request in async code."""
-        hops = self.governor.hops
-        try:
-            for call in self.paid:
-                request = self._request(call)
-                begun = await begin_async(self.governor, request)
-                if not self._fits(begun, call):
-                    await hops.run(begun.release)
-                    begun = await begin_async(self.governor, {**request, "fixed_tool": True})
-                self._calls.append(begun)
-        except BaseException:
-            await hops.run(self._release)
-            raise
-
-    def _release(self) -> None:
-        for call in self._calls:
-            call.release()
-
-    def _fits(self, begun: Call, call: PaidCall) -> bool:
-        """Say whether a downgrade can do what is asked; otherwise it is decided without one."""
-        if begun.decision != "downgraded" or begun.model is None:
-            return True
-        return self._serves(str(call.arguments["model"]), begun.model, call)
 
     def options(self) -> Any:
         """Return the request's options with what was granted; the caller's own stay as they are."""
         if self._path.endswith("/batches"):
             return self._options
-        call, asked = self._calls[0], self.paid[0]
+        call, asked = self.calls[0], self.paid[0]
         model = call.model if call.decision == "downgraded" else None
         body = asked.granted(model, call.max_output_tokens)
         if body == self._options.json_data:
@@ -385,32 +287,14 @@ class Exchange:
             options.extra_json = None
         return options
 
-    def failed(self, error: BaseException) -> None:
-        """End the calls by how the request failed."""
-        for call in self._calls:
-            call.end(error)
-        self._charge_lost()
-
-    def answered(self, answer: Any) -> None:
-        """Settle by the answer, or see to it that it is settled as it is read. Never raises."""
-        try:
-            self._answered(answer)
-        except Exception:
-            # The answer matters more to its caller than our reading of it.
-            self.governor.settle_errors += 1
-            log.exception("an answer could not be read; settling at the expected cost")
-            for call in self._calls:
-                if not call.ended:
-                    call.settle_expected()
-        self._charge_lost()
-
-    def _answered(self, answer: Any) -> None:
+    def settle(self, answer: Any) -> None:
+        """Settle by the answer, or see to it that it is settled as it is read."""
         if self._path.endswith("/batches") or self.paid[0].deferred:
             answer_id = getattr(answer, "id", None)
             if isinstance(answer_id, str):
-                self.state.defer(answer_id, self._calls)
+                self.state.defer(answer_id, self.calls)
                 return
-        call, asked = self._calls[0], self.paid[0]
+        call, asked = self.calls[0], self.paid[0]
         response = _http_response(answer)
         if response is not None:
             tap(response, Meter(call, hides_usage=asked.hides_usage))
@@ -421,32 +305,15 @@ class Exchange:
             call.settle_result(answer)
             self.state.carry(answer)
 
-    def _charge_lost(self) -> None:
-        """Record the attempts that were given up without anybody knowing what became of them."""
-        for number in range(1, self.attempts.lost + 1):
-            for call in self._calls:
-                reservation = call.reservation
-                try:
-                    self.governor.record(
-                        id=f"{reservation.id}/attempt-{number}",
-                        **self.state.terms.payer,
-                        model=reservation.model,
-                        cost=reservation.estimate.expected,
-                        estimated=True,
-                    )
-                except FluxAIError as error:
-                    self.governor.settle_errors += 1
-                    log.error("an attempt that was lost could not be recorded: %s", error)  # noqa: TRY400
 
-
-class _Later(Exchange):
+class _Later(Request):
     """A request for an answer that was put off: a background response, or a batch's results."""
 
     _RESPONSE = re.compile(r"(/v1)?/responses/([^/]+)")
     _RESULTS = re.compile(r"(/v1)?/messages/batches/([^/]+)/results")
 
     def __init__(self, state: State, options: Any, path: str) -> None:
-        super().__init__(state, options, path, [], serves=lambda *_: True)
+        super().__init__(state, options, path, [])
         response, results = self._RESPONSE.fullmatch(path), self._RESULTS.fullmatch(path)
         self._response_id = response[2] if response else None
         self._batch_id = results[2] if results else None
@@ -455,7 +322,8 @@ class _Later(Exchange):
         """Return the request's options."""
         return self._options
 
-    def _answered(self, answer: Any) -> None:
+    def settle(self, answer: Any) -> None:
+        """Record what was put off, and let its hold go."""
         if self._response_id is not None and getattr(answer, "background", False):
             if getattr(answer, "usage", None) is not None:
                 self._record(f"openai/{self._response_id}", answer)
@@ -482,7 +350,7 @@ class _Later(Exchange):
 
     def _record(self, event_id: str, answer: Any) -> None:
         # By id, so that whoever asks for an answer, and how often, it is charged once.
-        self.governor.record(answer, id=event_id, **self.state.terms.payer)
+        self.governor.record(answer, id=event_id, **self.terms.payer)
 
     def _let_go(self, answer_id: str) -> None:
         for call in self.state.deferred.pop(answer_id, []):

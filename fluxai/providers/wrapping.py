@@ -24,7 +24,8 @@ def wrap(
     ungoverned: Literal["refuse", "allow"],
 ) -> C:
     """Return a governed client; see `Governor.wrap`."""
-    from fluxai.providers.stainless import Terms, wrap_stainless
+    from fluxai.providers.exchange import Terms
+    from fluxai.providers.stainless import wrap_stainless
 
     one_of("ungoverned", ungoverned, ("refuse", "allow"))
     if tenant is not None:

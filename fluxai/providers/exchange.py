@@ -1,0 +1,176 @@
+"""One request of a wrapped client, from its reservation to what it cost; the same for every SDK."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+from fluxai.charges import may_have_been_charged
+from fluxai.core.errors import FluxAIError, UnknownModel
+from fluxai.guard import Call, CallArguments, begin, begin_async
+from fluxai.providers.paid import PaidCall
+
+if TYPE_CHECKING:
+    from fluxai.governor import Governor
+
+log = logging.getLogger("fluxai")
+
+
+class Payer(TypedDict):
+    """Who spends, as the governor's verbs take it."""
+
+    tenant: str | None
+    user: str | None
+    labels: Mapping[str, str] | None
+
+
+class Terms(NamedTuple):
+    """On whose account a client's calls go, and what happens to those that can't be governed."""
+
+    governor: Governor
+    tenant: str | None
+    user: str | None
+    labels: Mapping[str, str] | None
+    allows_ungoverned: bool
+
+    @property
+    def payer(self) -> Payer:
+        """Return who spends."""
+        return Payer(tenant=self.tenant, user=self.user, labels=self.labels)
+
+
+class Attempts:
+    """How often a request was sent in vain without anybody knowing whether it was charged.
+
+    Attributes:
+        lost: How often.
+    """
+
+    def __init__(self) -> None:
+        self.lost = 0
+        self._uncertain = False
+
+    def start(self) -> None:
+        """Note that the request is sent, once more perhaps."""
+        self.lost += self._uncertain
+        self._uncertain = False
+
+    def fail(self, error: BaseException) -> None:
+        """Note how an attempt ended; it is lost if another one follows."""
+        self._uncertain = may_have_been_charged(error)
+
+
+#: The attempts of the request that is under way.
+attempts_now: ContextVar[Attempts | None] = ContextVar("fluxai.attempts", default=None)
+
+
+class Exchange(ABC):
+    """One request, and its answer.
+
+    Args:
+        terms: Who pays.
+        calls: What is asked for; several in a batch.
+    """
+
+    def __init__(self, terms: Terms, calls: Sequence[PaidCall]) -> None:
+        self.terms = terms
+        self.governor = terms.governor
+        self.paid = calls
+        self.attempts = Attempts()
+        self.calls: list[Call] = []
+
+    def request_for(self, call: PaidCall) -> CallArguments:
+        """Return what `reserve` takes for a call."""
+        return {**self.terms.payer, **call.arguments}
+
+    def begin(self, before: BaseException | None) -> None:
+        """Reserve for all calls of the request, or for none and raise the refusal."""
+        try:
+            for call in self.paid:
+                request = self.request_for(call)
+                begun = begin(self.governor, request, before)
+                if not self._fits(begun, call):
+                    begun.release()
+                    begun = begin(self.governor, {**request, "fixed_tool": True}, before)
+                self.calls.append(begun)
+        except BaseException:
+            self._release()
+            raise
+
+    async def begin_async(self) -> None:
+        """Reserve for all calls of the request in async code."""
+        hops = self.governor.hops
+        try:
+            for call in self.paid:
+                request = self.request_for(call)
+                begun = await begin_async(self.governor, request)
+                if not self._fits(begun, call):
+                    await hops.run(begun.release)
+                    begun = await begin_async(self.governor, {**request, "fixed_tool": True})
+                self.calls.append(begun)
+        except BaseException:
+            await hops.run(self._release)
+            raise
+
+    def _release(self) -> None:
+        for call in self.calls:
+            call.release()
+
+    def _fits(self, begun: Call, call: PaidCall) -> bool:
+        """Say whether a downgrade can do what is asked; otherwise it is decided without one."""
+        if begun.decision != "downgraded" or begun.model is None:
+            return True
+        models = self.governor.models
+        try:
+            before, after = models.get(str(call.arguments["model"])), models.get(begun.model)
+        except (UnknownModel, LookupError):
+            return False
+        cap = call.arguments.get("max_output_tokens")
+        return (
+            before.provider == after.provider
+            and call.needs <= after.capabilities
+            and (cap is None or after.max_output is None or cap <= after.max_output * call.choices)
+        )
+
+    def failed(self, error: BaseException) -> None:
+        """End the calls by how the request failed."""
+        for call in self.calls:
+            call.end(error)
+        self._charge_lost()
+
+    def answered(self, answer: Any) -> None:
+        """Settle by the answer, or see to it that it is settled as it is read. Never raises."""
+        try:
+            self.settle(answer)
+        except Exception:
+            # The answer matters more to its caller than our reading of it.
+            self.governor.settle_errors += 1
+            log.exception("an answer could not be read; settling at the expected cost")
+            for call in self.calls:
+                if not call.ended:
+                    call.settle_expected()
+        self._charge_lost()
+
+    @abstractmethod
+    def settle(self, answer: Any) -> None:
+        """Settle by the answer of this SDK, or see to it that it is settled as it is read."""
+
+    def _charge_lost(self) -> None:
+        """Record the attempts that were given up without anybody knowing what became of them."""
+        for number in range(1, self.attempts.lost + 1):
+            for call in self.calls:
+                reservation = call.reservation
+                try:
+                    self.governor.record(
+                        id=f"{reservation.id}/attempt-{number}",
+                        **self.terms.payer,
+                        model=reservation.model,
+                        cost=reservation.estimate.expected,
+                        estimated=True,
+                    )
+                except FluxAIError as error:
+                    self.governor.settle_errors += 1
+                    log.error("an attempt that was lost could not be recorded: %s", error)  # noqa: TRY400
