@@ -15,6 +15,7 @@ _HOLDERS = (
     "choices",
     "candidates",
     "output",
+    "steps",
     "content_block",
     "content",
     "delta",
@@ -54,7 +55,7 @@ def tells_final_usage(chunk: Any) -> bool:
     Some providers count along while they stream: what they state is final only in a chunk that says
     how the answer ended, or that holds no more of it.
     """
-    body = _field(chunk, "response") or chunk
+    body = _field(chunk, "response") or _field(chunk, "interaction") or chunk
     if not any(_field(body, name) for name in _USAGES):
         return False
     choices = _field(body, "choices")
@@ -65,6 +66,7 @@ def tells_final_usage(chunk: Any) -> bool:
         any(_field(c, "finish_reason") or _field(c, "finishReason") for c in candidates)
         or bool(_field(_field(body, "delta"), "stop_reason"))
         or _field(body, "status") in _ENDED
+        or _field(chunk, "event_type") == "interaction.completed"
         or _field(body, "done") is True
     )
 

@@ -76,7 +76,10 @@ def _usage_field(body: object, usage: Body, counts: Counts) -> bool:
     if "cost" in usage or "cost_in_usd_ticks" in usage or "estimated_cost" in usage:
         shapes.reported_cost(usage, counts)
         understood = True
-    if "prompt_tokens" in usage or "completion_tokens" in usage or "total_tokens" in usage:
+    if "total_input_tokens" in usage or "total_output_tokens" in usage:
+        shapes.interactions(usage, counts)
+        understood = True
+    elif "prompt_tokens" in usage or "completion_tokens" in usage or "total_tokens" in usage:
         _openai(body, usage, counts)
         understood = True
     elif "input_tokens" in usage or "output_tokens" in usage:
@@ -105,6 +108,8 @@ def _shown(body: object, usage: Body) -> str | None:
         return "aws"
     if "billed_units" in usage:
         return "cohere"
+    if "total_input_tokens" in usage:
+        return "google"
     if get(body, "type") == "message" and "input_tokens" in usage:
         return "anthropic"
     return None

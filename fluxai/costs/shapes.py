@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from fluxai.core.usage import INPUT_KINDS, MAX_COUNT, OUTPUT_KINDS, TOKEN_KINDS, Usage
 from fluxai.costs.counts import CLAMPED, Counts, decimal
-from fluxai.costs.plain import fields, items
+from fluxai.costs.plain import fields, get, items
 
 Source = Mapping[str, Any]
 
@@ -395,6 +395,36 @@ def google(usage: Source, counts: Counts) -> None:
         leaving.get("image", 0) + video,
     )
     counts.detail("video_out", video)
+
+
+def interactions(usage: Source, counts: Counts) -> None:
+    """Read the usage of Gemini's interactions: Gemini's own under other names."""
+    whole = counts.whole
+    google(
+        {
+            "promptTokenCount": whole(usage, "total_input_tokens"),
+            "cachedContentTokenCount": whole(usage, "total_cached_tokens"),
+            "toolUsePromptTokenCount": whole(usage, "total_tool_use_tokens"),
+            "candidatesTokenCount": whole(usage, "total_output_tokens"),
+            "thoughtsTokenCount": whole(usage, "total_thought_tokens"),
+            "totalTokenCount": whole(usage, "total_tokens"),
+            "promptTokensDetails": _renamed(usage, "input_tokens_by_modality"),
+            "cacheTokensDetails": _renamed(usage, "cached_tokens_by_modality"),
+            "toolUsePromptTokensDetails": _renamed(usage, "tool_use_tokens_by_modality"),
+            "candidatesTokensDetails": _renamed(usage, "output_tokens_by_modality"),
+        },
+        counts,
+    )
+    for item in items(usage.get("grounding_tool_count")):
+        if get(item, "type") in ("google_search", "google_maps"):
+            counts.fee("grounding", whole(fields(item), "count"))
+
+
+def _renamed(usage: Source, name: str) -> list[Source]:
+    return [
+        {"modality": str(get(item, "modality")).upper(), "tokenCount": get(item, "tokens")}
+        for item in items(usage.get(name))
+    ]
 
 
 def bedrock(usage: Source, counts: Counts) -> None:

@@ -10,8 +10,17 @@ from fluxai.costs.plain import decoded, fields, get, items, opened
 
 _USAGES: Final = ("usage", "usageMetadata", "usage_metadata")
 #: Envelopes that hold the response itself: realtime and Responses API events, Anthropic's
-#: message_start, Cohere's message-end, Bedrock's metadata event, Groq's last chunk.
-_ENVELOPES: Final = ("response", "message", "delta", "metadata", "x_groq", "result")
+#: message_start, Cohere's message-end, Bedrock's metadata event, Groq's last chunk, Gemini's
+#: interactions.
+_ENVELOPES: Final = (
+    "response",
+    "message",
+    "delta",
+    "metadata",
+    "x_groq",
+    "result",
+    "interaction",
+)
 
 
 def unwrapped(body: object) -> object:
