@@ -17,7 +17,7 @@ from fluxai.core.usage import Usage
 from fluxai.core.windows import from_us
 from fluxai.costs.book import OWN
 from fluxai.costs.estimator import Cost
-from fluxai.costs.quick import quick_usage
+from fluxai.costs.quick import completion_of, quick_usage
 from fluxai.costs.unpriced import Stated
 from fluxai.policy.catalog import stated_rates
 from fluxai.texts import text_of
@@ -107,9 +107,10 @@ class Pricer:
                 rates.version,
                 usage,
             )
-        if type(response) is dict and cost is None and usage is None:
+        if response is not None and cost is None and usage is None:
             try:
-                quick = quick_usage(response)
+                plain = response if type(response) is dict else completion_of(response)
+                quick = None if plain is None else quick_usage(plain)
             except Exception as error:
                 raise _unreadable(error) from error
             event = None if quick is None else self._quickly(known, *quick, at_us, flags)

@@ -168,7 +168,7 @@ def _share(governed: Any, kind: Any) -> None:
 def _exchange(client: Any, options: Any) -> Request | None:
     """Return how a request is governed; None where it costs nothing, or is governed already."""
     state: State = client._fluxai
-    method, path = str(options.method).lower(), _path(options.url)
+    method, path = str(options.method).lower(), _path(str(options.url))
     if already_held.get():
         return None
     if method != "post":
@@ -187,9 +187,10 @@ def _exchange(client: Any, options: Any) -> Request | None:
     return Request(state, options, path, calls, fixed_model=fixed)
 
 
-def _path(url: Any) -> str:
+@functools.lru_cache(maxsize=256)
+def _path(url: str) -> str:
     """Return a request's path without base, query and deployment."""
-    path = str(url).split("?", 1)[0]
+    path = url.split("?", 1)[0]
     path = re.sub(r"^https?://[^/]+", "", path)
     return re.sub(r"^/openai/deployments/[^/]+", "", path)
 
@@ -303,7 +304,8 @@ class Request(Exchange):
             call.settle_expected()
         else:
             call.settle_result(answer)
-            self.state.carry(answer)
+            if self._path.endswith("/responses"):
+                self.state.carry(answer)
 
 
 class _Later(Request):
@@ -391,6 +393,8 @@ def _read_results(answer: Any, later: _Later) -> None:
 
 def _http_response(answer: Any) -> Any:
     """Return the HTTP response of an answer that is a stream, raw, or bytes; else None."""
+    if hasattr(type(answer), "model_fields"):  # a model, which takes long to say what it lacks
+        return None
     for name in ("http_response", "response"):
         found = getattr(answer, name, None)
         if hasattr(found, "iter_bytes") and hasattr(found, "headers"):

@@ -7,8 +7,9 @@ import random
 from typing import Any
 
 import pytest
+from openai.types.chat import ChatCompletion
 
-from fluxai.costs.quick import quick_usage
+from fluxai.costs.quick import completion_of, quick_usage
 from fluxai.costs.reading import _read, read
 from tests.integration.stubs import completion
 from tests.integration.test_recorded_mutations import ODD, places
@@ -60,6 +61,26 @@ def test_whatever_is_not_plain_is_read_the_general_way(
     response = completion()
     (response if where is None else response[where])[field] = value
     assert not same(response)
+
+
+def test_an_object_of_the_sdk_is_read_like_its_dictionary(
+    recorded_responses: tuple[Record, ...],
+) -> None:
+    """What the short way reads of an object is what the general one reads of it."""
+    taken = 0
+    for record in recorded_responses:
+        response = body(record)
+        if not isinstance(response, dict) or response.get("object") != "chat.completion":
+            continue
+        answer = ChatCompletion.construct(**response)
+        plain = completion_of(answer)
+        quick = None if plain is None else quick_usage(plain)
+        if quick is None:
+            continue
+        general = _read(answer, None)
+        assert quick == (general.model, general.usage), record["id"]
+        taken += 1
+    assert taken > 300
 
 
 def test_recorded_responses_are_read_alike(recorded_responses: tuple[Record, ...]) -> None:
