@@ -19,10 +19,12 @@ _UNCERTAIN = (
     "ReadTimeout",
     "DeadlineExceeded",
     "IncompleteRead",
+    "PayloadError",
 )
 # … and of those that say that nothing was sent.
 _NOT_SENT = frozenset(
     {
+        "ClientConnectorError",
         "ConnectError",
         "ConnectTimeout",
         "ConnectionRefusedError",

@@ -85,6 +85,7 @@ def test_a_body_that_forgets_to_settle_is_charged_what_was_expected(governor: Go
         type("ReadTimeout", (Exception,), {})("httpx"),
         type("RemoteProtocolError", (Exception,), {})("httpx"),
         type("DeadlineExceeded", (Exception,), {})("google"),
+        type("ClientPayloadError", (Exception,), {})("aiohttp"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -106,6 +107,7 @@ def test_an_end_that_leaves_the_charge_open_settles_at_the_estimate(
         type("RateLimitError", (Exception,), {})("429"),
         type("AuthenticationError", (Exception,), {})("401"),
         type("ConnectError", (Exception,), {})("nothing was sent"),
+        type("ClientConnectorError", (ConnectionError,), {})("nothing was sent"),
         type("ConnectTimeout", (Exception,), {})("nothing was sent"),
         ConnectionRefusedError("nothing was sent"),
     ],
