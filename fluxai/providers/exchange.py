@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
@@ -153,6 +154,45 @@ class Exchange(ABC):
                 if not call.ended:
                     call.settle_expected()
         self._charge_lost()
+
+    def run(self, send: Callable[[], Any]) -> Any:
+        """Reserve, send, and settle by the answer.
+
+        Args:
+            send: Sends the request with what was granted, and returns the answer.
+        """
+        self.begin(sys.exception())
+        token = attempts_now.set(self.attempts)
+        try:
+            answer = send()
+        except BaseException as error:
+            self.failed(error)
+            raise
+        finally:
+            attempts_now.reset(token)
+        self.answered(answer)
+        return answer
+
+    async def run_async(self, send: Callable[[], Awaitable[Any]]) -> Any:
+        """Reserve, send, and settle by the answer; a caller that is cancelled leaves no hold."""
+        hops = self.governor.hops
+        await self.begin_async()
+        token = attempts_now.set(self.attempts)
+        try:
+            answer = await send()
+        except GeneratorExit as error:
+            # Whoever closes a coroutine does not wait for it.
+            closed = error
+            hops.start(lambda: self.failed(closed))
+            raise
+        except BaseException as error:
+            failed = error
+            await hops.run(lambda: self.failed(failed))
+            raise
+        finally:
+            attempts_now.reset(token)
+        await hops.run(lambda: self.answered(answer))
+        return answer
 
     @abstractmethod
     def settle(self, answer: Any) -> None:

@@ -31,6 +31,7 @@ class PaidCall:
         arguments: What `reserve` takes, without the subject.
         body: The request's JSON, never changed: it is the caller's.
         cap: Under which key the output cap is sent; None where there is no such thing.
+        cap_in: In which object of the body the cap is; None is the body itself.
         choices: How many answers are asked for; each may use the cap.
         asks_usage: Its stream tells its usage only when asked.
         hides_usage: … and the caller has not asked.
@@ -41,6 +42,7 @@ class PaidCall:
     arguments: CallArguments
     body: Body
     cap: str | None = None
+    cap_in: str | None = None
     choices: int = 1
     asks_usage: bool = False
     hides_usage: bool = False
@@ -58,7 +60,11 @@ class PaidCall:
         if model is not None:
             body["model"] = model
         if self.cap is not None and max_output_tokens is not None:
-            body[self.cap] = max(1, max_output_tokens // self.choices)
+            each = max(1, max_output_tokens // self.choices)
+            if self.cap_in is None:
+                body[self.cap] = each
+            else:
+                body[self.cap_in] = {**(body.get(self.cap_in) or {}), self.cap: each}
         if self.asks_usage:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         return body
@@ -89,7 +95,7 @@ def chat(body: Body, *, cap: str) -> PaidCall:
         arguments,
         body,
         given or cap,
-        choices,
+        choices=choices,
         asks_usage=streams and not asked,
         hides_usage=streams and not asked,
         needs=needs,
@@ -140,7 +146,7 @@ def completions(body: Body) -> PaidCall:
         arguments,
         body,
         "max_tokens",
-        choices * several,
+        choices=choices * several,
         asks_usage=streams and not asked,
         hides_usage=streams and not asked,
     )

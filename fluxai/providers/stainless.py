@@ -15,13 +15,14 @@ import re
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from fluxai.charges import may_have_been_charged
 from fluxai.context import already_held
 from fluxai.core.errors import NotGoverned
 from fluxai.guard import Call, CallArguments
 from fluxai.providers import paid
+from fluxai.providers.disguise import dress, kind_of, refuse_socket, refuse_ungoverned
 from fluxai.providers.exchange import Exchange, Terms, attempts_now
 from fluxai.providers.meter import Meter
 from fluxai.providers.paid import PaidCall
@@ -77,7 +78,7 @@ def _forget_some(remembered: OrderedDict[str, Any]) -> None:
 def wrap_stainless(client: C, terms: Terms) -> C:
     """Return a governed copy of an OpenAI or Anthropic client; it shares its connections."""
     copied: Any = client.copy()  # type: ignore[attr-defined]
-    copied.__class__ = governed_class(_kind(client))
+    copied.__class__ = governed_class(kind_of(client))
     copied._fluxai = State(terms)
     return copied  # type: ignore[no-any-return]
 
@@ -88,7 +89,7 @@ def governed_class(kind: Any) -> type:
     is_async = any(base.__name__ == "AsyncAPIClient" for base in kind.__mro__)
     governed: type = (_async_class if is_async else _sync_class)(kind)
     _share(governed, kind)
-    _dress(governed, kind)
+    dress(governed, kind)
     _close_sockets(governed, kind)
     return governed
 
@@ -99,17 +100,8 @@ def _sync_class(kind: Any) -> type:
             exchange = _exchange(self, options)
             if exchange is None:
                 return super().request(cast_to, options, *args, **kwargs)
-            exchange.begin(sys.exception())
-            token = attempts_now.set(exchange.attempts)
-            try:
-                answer = super().request(cast_to, exchange.options(), *args, **kwargs)
-            except BaseException as error:
-                exchange.failed(error)
-                raise
-            finally:
-                attempts_now.reset(token)
-            exchange.answered(answer)
-            return answer
+            send = functools.partial(super().request, cast_to)
+            return exchange.run(lambda: send(exchange.options(), *args, **kwargs))
 
     return Governed
 
@@ -120,24 +112,8 @@ def _async_class(kind: Any) -> type:
             exchange = _exchange(self, options)
             if exchange is None:
                 return await super().request(cast_to, options, *args, **kwargs)
-            hops = exchange.governor.hops
-            await exchange.begin_async()
-            token = attempts_now.set(exchange.attempts)
-            try:
-                answer = await super().request(cast_to, exchange.options(), *args, **kwargs)
-            except GeneratorExit as error:
-                # Whoever closes a coroutine does not wait for it.
-                closed = error
-                hops.start(lambda: exchange.failed(closed))
-                raise
-            except BaseException as error:
-                failed = error
-                await hops.run(lambda: exchange.failed(failed))
-                raise
-            finally:
-                attempts_now.reset(token)
-            await hops.run(lambda: exchange.answered(answer))
-            return answer
+            send = functools.partial(super().request, cast_to)
+            return await exchange.run_async(lambda: send(exchange.options(), *args, **kwargs))
 
     return Governed
 
@@ -177,11 +153,7 @@ def _exchange(client: Any, options: Any) -> Request | None:
     if calls is None:
         if _FREE.fullmatch(path) or state.terms.allows_ungoverned:
             return None
-        raise NotGoverned(
-            f"POST {path} may cost money, and FluxAI can't tell how much. Make this call with the "
-            f"client that was wrapped and enter its cost with governor.record(), or wrap with "
-            f"ungoverned='allow'"
-        )
+        refuse_ungoverned(f"POST {path}")
     # An Azure deployment is in the client's address.
     fixed = bool(getattr(client, "_azure_deployment", None))
     return Request(state, options, path, calls, fixed_model=fixed)
@@ -405,22 +377,10 @@ def _http_response(answer: Any) -> Any:
 # -- what can't be governed -------------------------------------------------------------------
 
 
-def _kind(thing: object) -> Any:
-    """Return a thing's class, which only then exists: no checker knows it."""
-    return type(thing)
-
-
-def _dress(governed: type, kind: type) -> None:
-    """Let a class go by the name of the one it stands for."""
-    governed.__name__, governed.__qualname__ = kind.__name__, kind.__qualname__
-    governed.__module__ = kind.__module__
-    governed.__doc__ = kind.__doc__
-
-
 def _close_sockets(governed: type, kind: type) -> None:
     """Refuse web sockets, in a class and in the resources that it leads to."""
     if hasattr(kind, "connect"):
-        governed.connect = _refuse_socket  # type: ignore[attr-defined]
+        governed.connect = refuse_socket  # type: ignore[attr-defined]
     for name in _SOCKETS:
         inherited = getattr(kind, name, None)
         getter = getattr(inherited, "func", None) or getattr(inherited, "fget", None)
@@ -430,20 +390,13 @@ def _close_sockets(governed: type, kind: type) -> None:
 
 def _without_sockets(getter: Callable[[Any], Any], owner: Any) -> Any:
     resource = getter(owner)
-    resource.__class__ = _socketless(_kind(resource))
+    resource.__class__ = _socketless(kind_of(resource))
     return resource
 
 
 @functools.cache
 def _socketless(kind: Any) -> type:
     made = type(kind.__name__, (kind,), {})
-    _dress(made, kind)
+    dress(made, kind)
     _close_sockets(made, kind)
     return made
-
-
-def _refuse_socket(*_: Any, **__: Any) -> NoReturn:
-    raise NotGoverned(
-        "what is said over a web socket can't be governed; use the client that was wrapped, inside "
-        "governor.guard(), and settle what it cost"
-    )

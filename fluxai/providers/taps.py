@@ -12,6 +12,8 @@ import functools
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
+from fluxai.providers.disguise import kind_of
+
 if TYPE_CHECKING:
     from fluxai.core.errors import StreamStopped
     from fluxai.providers.meter import Meter
@@ -99,10 +101,19 @@ def tap(response: Any, meter: Meter) -> None:
     if hasattr(response, "_content"):
         meter.answer(response.content)
         return
-    of: Any = type(response)
-    response.__class__ = _tapped(of)
+    response.__class__ = _tapped(kind_of(response))
     response._fluxai_tap = Tap(meter, events=kind.startswith("text/event-stream"))
     response._fluxai_pulling = False
+
+
+def let_go(meter: Meter) -> None:
+    """Settle a stream that nobody reads any more, as the garbage collector finds it."""
+    if meter.ended:
+        return
+    governor = meter.call.governor
+    # A RuntimeError: the interpreter is on its way out, and takes no more threads.
+    with contextlib.suppress(RuntimeError):
+        governor.when_free(lambda: governor.hops.start(lambda: meter.end(GeneratorExit())))
 
 
 @functools.cache
@@ -182,12 +193,8 @@ def _tapped(kind: Any) -> type:
 
         def __del__(self) -> None:
             held = self.__dict__.get("_fluxai_tap")
-            if held is None or held.meter.ended:
-                return
-            governor = held.meter.call.governor
-            # A RuntimeError: the interpreter is on its way out, and takes no more threads.
-            with contextlib.suppress(RuntimeError):
-                governor.when_free(lambda: governor.hops.start(lambda: held.end(GeneratorExit())))
+            if held is not None:
+                let_go(held.meter)
 
     Tapped.__name__, Tapped.__qualname__ = kind.__name__, kind.__qualname__
     Tapped.__module__ = kind.__module__

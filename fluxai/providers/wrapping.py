@@ -25,6 +25,7 @@ def wrap(
 ) -> C:
     """Return a governed client; see `Governor.wrap`."""
     from fluxai.providers.exchange import Terms
+    from fluxai.providers.genai import wrap_genai
     from fluxai.providers.stainless import wrap_stainless
 
     one_of("ungoverned", ungoverned, ("refuse", "allow"))
@@ -41,6 +42,8 @@ def wrap(
         )
     if homes & {"openai", "anthropic"} and hasattr(client, "with_options"):
         return wrap_stainless(client, terms)
+    if "google" in homes and hasattr(client, "_api_client"):
+        return wrap_genai(client, terms)
     raise ConfigurationError(
         f"client: FluxAI wraps clients of openai, anthropic and google-genai, got "
         f"{type(client).__module__}.{type(client).__qualname__}; govern the function that calls it "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import assert_type
 
 from anthropic import Anthropic, AsyncAnthropic
 from anthropic import Stream as MessageStream
 from anthropic.types import Message, RawMessageStreamEvent
+from google import genai
 from openai import AsyncOpenAI, AzureOpenAI, OpenAI, Stream
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response
@@ -50,5 +52,19 @@ assert_type(
     MessageStream[RawMessageStreamEvent],
 )
 assert_type(governor.wrap(AsyncAnthropic()), AsyncAnthropic)
+
+# What its methods take names a class of Pillow, which need not be installed.
+# pyright: reportUnknownMemberType=false
+gemini = governor.wrap(genai.Client())
+assert_type(gemini, genai.Client)
+assert_type(
+    gemini.models.generate_content(model="gemini-2.5-flash", contents="Hi"),
+    genai.types.GenerateContentResponse,
+)
+assert_type(
+    gemini.models.generate_content_stream(model="gemini-2.5-flash", contents="Hi"),
+    Iterator[genai.types.GenerateContentResponse],
+)
+assert_type(governor.wrap(gemini.aio), genai.client.AsyncClient)
 
 governor.wrap(OpenAI(), ungoverned="perhaps")  # type: ignore[arg-type]
