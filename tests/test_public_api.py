@@ -301,6 +301,7 @@ def test_what_is_not_built_is_not_promised() -> None:
 
 TREE = {
     "ConfigurationError": FluxAIError,
+    "NotGoverned": fluxai.ConfigurationError,
     "InvalidRequest": FluxAIError,
     "StorageError": FluxAIError,
     "NotFound": FluxAIError,
@@ -308,6 +309,7 @@ TREE = {
     "Refused": FluxAIError,
     "PolicyDenied": Refused,
     "BudgetExceeded": Refused,
+    "StreamStopped": fluxai.BudgetExceeded,
     "ApprovalRequired": Refused,
     "ApprovalConflict": FluxAIError,
     "SettlementConflict": FluxAIError,

@@ -2,6 +2,7 @@
 
 FluxAIError
 ├── ConfigurationError      what was set up can't work
+│   └── NotGoverned         a wrapped client's request that costs money and can't be priced before
 ├── InvalidRequest          an argument is wrong; names the field and what would be right
 ├── StorageError            the store failed; the driver's error is `__cause__`
 ├── NotFound                no record under that id
@@ -9,6 +10,7 @@ FluxAIError
 ├── Refused                 a policy said no; carries the decision
 │   ├── PolicyDenied        a rule about this one call
 │   ├── BudgetExceeded      a limit that counts over a window
+│   │   └── StreamStopped   what was reserved for a stream is used up; it was cut off
 │   └── ApprovalRequired    a human has to say yes first
 ├── ApprovalConflict        an approval that can't be given any more, or not for this
 ├── SettlementConflict      already resolved with another outcome

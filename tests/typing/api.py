@@ -70,7 +70,7 @@ with Governor() as opened:
 # -- records -------------------------------------------------------------------------------------
 
 policy = Policy(tenant_id="acme", limit_type="daily", limit_value="5.00", decision="deny")
-assert_type(policy.limit_value, Decimal)
+assert_type(policy.limit_value, Decimal | None)
 assert_type(governor.policies.put(policy), Policy)
 assert_type(governor.policies.list(tenant="acme"), list[Policy])
 assert_type(governor.policies.grant("daily", "5", datetime.now(UTC), "boss"), Grant)
@@ -93,7 +93,6 @@ Policy(tenant_id="acme", limit_type="daily", limit_value=5, on_unpriced="free") 
 Policy(tenant_id="acme", limit_type="rolling", limit_value=5, window=timedelta(hours=24))
 
 Policy(tenant_id="acme", limit_type="yearly", limit_value=Decimal(5))  # type: ignore[arg-type]
-Policy(tenant_id="acme", limit_type="daily")  # type: ignore[call-arg]
 Policy(tenant_id="acme", limit_type="daily", limit_value=5.0)  # type: ignore[arg-type]
 Tenant(id="acme", hard_limit=5.0)  # type: ignore[arg-type]
 Tenant(id="acme", plan="gold")  # type: ignore[arg-type]

@@ -140,7 +140,7 @@ def _chat_streaming_raw_lines(client: Any) -> None:
 
 
 def _chat_options(client: Any) -> None:
-    _chat(client.with_options(timeout=30))
+    _chat(client.with_options(default_headers={"x-team": "rivers"}))
 
 
 def _responses(client: Any) -> None:
