@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack
 
 from fluxai.approvals import WAITED_S, Approvals
 from fluxai.core.ids import uuid_int
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
 _Verb = Callable[Concatenate[Governor, P], T]
 _Awaited = Callable[Concatenate["AsyncGovernor", P], Coroutine[Any, Any, T]]
@@ -174,6 +175,20 @@ class AsyncGovernor:
     def approvals(self) -> _Approvals:
         """Calls that wait for a human; see `Governor.approvals`."""
         return _Approvals(self.governor, "approvals")
+
+    def wrap(
+        self,
+        client: C,
+        *,
+        tenant: str | None = None,
+        user: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        ungoverned: Literal["refuse", "allow"] = "refuse",
+    ) -> C:
+        """Return a governed copy of a client; see `Governor.wrap`."""
+        return self.governor.wrap(
+            client, tenant=tenant, user=user, labels=labels, ungoverned=ungoverned
+        )
 
     def guard(self, **request: Unpack[CallArguments]) -> Guard:
         """Hold money for the body of an `async with` block; see `Governor.guard`."""

@@ -13,7 +13,7 @@ from openai import AsyncOpenAI, AzureOpenAI, OpenAI, Stream
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response
 
-from fluxai import Governor
+from fluxai import AsyncGovernor, Governor
 
 governor = Governor()
 
@@ -66,5 +66,7 @@ assert_type(
     Iterator[genai.types.GenerateContentResponse],
 )
 assert_type(governor.wrap(gemini.aio), genai.client.AsyncClient)
+
+assert_type(AsyncGovernor().wrap(AsyncOpenAI(), tenant="acme"), AsyncOpenAI)
 
 governor.wrap(OpenAI(), ungoverned="perhaps")  # type: ignore[arg-type]
