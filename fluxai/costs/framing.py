@@ -1,7 +1,7 @@
 """What a provider adds to the text of a request, by generation of models.
 
 `input tokens = text * T(messages) + message * messages + request
-+ tools_text * T(tools) + tool * tools + any_tool`, where T is `counting.text_tokens` and tools are
++ tools_text * T(tools) + tool * tools + any_tool`, where T is `tokens.text_tokens` and tools are
 written as the model is given them: as TypeScript by OpenAI, as JSON by the others.
 
 Source: fitted to half of the recorded requests (by file) and the input tokens that their providers

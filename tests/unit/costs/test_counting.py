@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fluxai.core.tokens import WHOLE_CHARACTERS_MAX, text_tokens
 from fluxai.costs import CostEstimator
-from fluxai.costs.counting import WHOLE_CHARACTERS_MAX, count, text_tokens
+from fluxai.costs.counting import count
 from fluxai.costs.framing import DEFAULT, framing_of
 
 PROSE = "The committee met on Tuesday and agreed that the budget should not be raised again. "
