@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from fluxai.models import Model, ModelRegistry
     from fluxai.policy.engine import PolicyEngine, PolicyRequest
     from fluxai.policy.records import Grant, Policy, Tenant, Tool, User
+    from fluxai.prompts import PromptAnalysis, PromptAnalyzer
     from fluxai.storage.base import Alert, LedgerReport, Storage
 
 __version__ = "0.1.0"
@@ -77,6 +78,8 @@ _HOMES = {
     "PolicyDenied": "fluxai.core.errors",
     "PolicyEngine": "fluxai.policy.engine",
     "PolicyRequest": "fluxai.policy.engine",
+    "PromptAnalysis": "fluxai.prompts",
+    "PromptAnalyzer": "fluxai.prompts",
     "Reason": "fluxai.core.decisions",
     "Refused": "fluxai.core.errors",
     "Reservation": "fluxai.core.decisions",
@@ -125,6 +128,8 @@ __all__ = [
     "PolicyDenied",
     "PolicyEngine",
     "PolicyRequest",
+    "PromptAnalysis",
+    "PromptAnalyzer",
     "Reason",
     "Refused",
     "Reservation",

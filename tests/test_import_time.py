@@ -68,6 +68,7 @@ def test_import_fluxai_loads_nothing() -> None:
         "subject",
         "Usage",
         "CostEstimator",
+        "PromptAnalyzer",
         "Decision, Reservation, Settlement, UsageEvent",
     ],
 )

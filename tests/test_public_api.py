@@ -22,6 +22,7 @@ from fluxai import (
     ModelRegistry,
     Policy,
     PolicyEngine,
+    PromptAnalyzer,
     Refused,
     Reservation,
     RouteResult,
@@ -285,18 +286,18 @@ def test_answers_have_their_fields() -> None:
 
 
 def test_the_four_parts_stand_alone() -> None:
-    """Cost, registry and engine are useful without a governor."""
+    """Cost, registry, analysis and engine are useful without a governor."""
     assert _parameters(CostEstimator().cost) == ["response", "provider", "model", "at", "tier"]
     assert {"model", "prompt", "max_output_tokens"} <= set(_parameters(CostEstimator().estimate))
     assert _parameters(Usage.parse) == ["response", "provider"]
     assert _parameters(PolicyEngine.evaluate) == ["request", "balances", "at"]
     assert _parameters(ModelRegistry().list) == ["provider", "tier", "capability", "enabled"]
-
-
-def test_what_is_not_built_is_not_promised() -> None:
-    """Parts of later milestones are no names yet."""
-    for name in ("PromptAnalyzer", "ModelSelector"):
-        assert name not in fluxai.__all__
+    assert _parameters(PromptAnalyzer().analyze) == ["prompt"]
+    analysis = PromptAnalyzer().analyze("hello")
+    assert all(
+        hasattr(analysis, name)
+        for name in ("complexity", "task_type", "cheap_ok", "confidence", "tokens", "reasons")
+    )
 
 
 TREE = {

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 import fluxai
 from fluxai import (
@@ -32,6 +32,7 @@ from fluxai import (
     Policy,
     PolicyEngine,
     PolicyRequest,
+    PromptAnalyzer,
     Reason,
     Refused,
     Reservation,
@@ -213,6 +214,10 @@ governor.check_and_route("acme", None, "search", 3, {}, True)  # type: ignore[ca
 
 # -- the parts -----------------------------------------------------------------------------------
 
+analysis = PromptAnalyzer().analyze([{"role": "user", "content": "hi"}])
+assert_type(analysis.complexity, Literal["simple", "medium", "complex"])
+assert_type(analysis.cheap_ok, float)
+assert_type(analysis.reasons, tuple[str, ...])
 cost = CostEstimator().cost({"usage": {}})
 assert_type(cost.total, Decimal)
 assert_type(cost.usage, Usage)

@@ -1,0 +1,1 @@
+"""Programs that make the trained files of the package from data that is not in the repository."""
