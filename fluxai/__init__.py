@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from fluxai.core.usage import Usage
     from fluxai.costs import Cost, CostEstimator
     from fluxai.governor import Governor
-    from fluxai.models import Model, ModelRegistry
+    from fluxai.models import Choice, Model, ModelRegistry, ModelSelector
     from fluxai.policy.engine import PolicyEngine, PolicyRequest
     from fluxai.policy.records import Grant, Policy, Tenant, Tool, User
     from fluxai.prompts import PromptAnalysis, PromptAnalyzer
@@ -58,6 +58,7 @@ _HOMES = {
     "AsyncGovernor": "fluxai.async_governor",
     "Budget": "fluxai.analytics",
     "BudgetExceeded": "fluxai.core.errors",
+    "Choice": "fluxai.models",
     "ConfigurationError": "fluxai.core.errors",
     "Cost": "fluxai.costs",
     "CostEstimator": "fluxai.costs",
@@ -72,6 +73,7 @@ _HOMES = {
     "LedgerReport": "fluxai.storage.base",
     "Model": "fluxai.models",
     "ModelRegistry": "fluxai.models",
+    "ModelSelector": "fluxai.models",
     "NotFound": "fluxai.core.errors",
     "NotGoverned": "fluxai.core.errors",
     "Policy": "fluxai.policy.records",
@@ -108,6 +110,7 @@ __all__ = [
     "AsyncGovernor",
     "Budget",
     "BudgetExceeded",
+    "Choice",
     "ConfigurationError",
     "Cost",
     "CostEstimator",
@@ -122,6 +125,7 @@ __all__ = [
     "LedgerReport",
     "Model",
     "ModelRegistry",
+    "ModelSelector",
     "NotFound",
     "NotGoverned",
     "Policy",

@@ -20,6 +20,7 @@ from fluxai import (
     FluxAIError,
     Governor,
     ModelRegistry,
+    ModelSelector,
     Policy,
     PolicyEngine,
     PromptAnalyzer,
@@ -293,6 +294,8 @@ def test_the_four_parts_stand_alone() -> None:
     assert _parameters(PolicyEngine.evaluate) == ["request", "balances", "at"]
     assert _parameters(ModelRegistry().list) == ["provider", "tier", "capability", "enabled"]
     assert _parameters(PromptAnalyzer().analyze) == ["prompt"]
+    chosen_by = _parameters(ModelSelector(ModelRegistry()).select)
+    assert chosen_by[:4] == ["analysis", "prefer", "max_cost", "allowed"]
     analysis = PromptAnalyzer().analyze("hello")
     assert all(
         hasattr(analysis, name)

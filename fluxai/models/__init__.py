@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fluxai.models.model import Model
     from fluxai.models.registry import ModelRegistry
+    from fluxai.models.selector import Choice, ModelSelector
     from fluxai.models.standins import cheapest_able
 
-__all__ = ["Model", "ModelRegistry", "cheapest_able"]
+__all__ = ["Choice", "Model", "ModelRegistry", "ModelSelector", "cheapest_able"]
 
-_HOMES = {"Model": "model", "ModelRegistry": "registry", "cheapest_able": "standins"}
+_HOMES = {
+    "Choice": "selector",
+    "Model": "model",
+    "ModelRegistry": "registry",
+    "ModelSelector": "selector",
+    "cheapest_able": "standins",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -79,6 +79,11 @@ def cheapest_able(
     return None
 
 
+def serves_one_purpose(model_id: str) -> bool:
+    """Say whether a model is made for one purpose, or listed but not served."""
+    return _PURPOSES.search(model_id.lower()) is not None
+
+
 def _maker(model: Model) -> str:
     """Return who made a model, where a reseller's id says so: `anthropic/…`, `us.anthropic.…`."""
     name = model.id.lower().removeprefix(_REGIONAL)
