@@ -97,7 +97,7 @@ def governed_class(kind: Any) -> type:
 def _sync_class(kind: Any) -> type:
     class Governed(kind):  # type: ignore[misc]
         def request(self, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-            exchange = _exchange(self, options)
+            exchange = exchange_for(self, options)
             if exchange is None:
                 return super().request(cast_to, options, *args, **kwargs)
             send = functools.partial(super().request, cast_to)
@@ -109,7 +109,7 @@ def _sync_class(kind: Any) -> type:
 def _async_class(kind: Any) -> type:
     class Governed(kind):  # type: ignore[misc]
         async def request(self, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-            exchange = _exchange(self, options)
+            exchange = exchange_for(self, options)
             if exchange is None:
                 return await super().request(cast_to, options, *args, **kwargs)
             send = functools.partial(super().request, cast_to)
@@ -131,17 +131,21 @@ def _share(governed: Any, kind: Any) -> None:
         return copied
 
     def _calculate_retry_timeout(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # The SDK asks for this while it handles the error for which it will try again.
-        attempts, error = attempts_now.get(), sys.exception()
-        if attempts is not None and error is not None and may_have_been_charged(error):
-            attempts.lost += 1
+        note_lost_attempt()
         return kind._calculate_retry_timeout(self, *args, **kwargs)
 
     governed.copy = governed.with_options = copy
     governed._calculate_retry_timeout = _calculate_retry_timeout
 
 
-def _exchange(client: Any, options: Any) -> Request | None:
+def note_lost_attempt() -> None:
+    """Count an attempt that may have been charged: the SDK handles its error, to try again."""
+    attempts, error = attempts_now.get(), sys.exception()
+    if attempts is not None and error is not None and may_have_been_charged(error):
+        attempts.lost += 1
+
+
+def exchange_for(client: Any, options: Any) -> Request | None:
     """Return how a request is governed; None where it costs nothing, or is governed already."""
     state: State = client._fluxai
     method, path = str(options.method).lower(), _path(str(options.url))
@@ -379,13 +383,19 @@ def _http_response(answer: Any) -> Any:
 
 def _close_sockets(governed: type, kind: type) -> None:
     """Refuse web sockets, in a class and in the resources that it leads to."""
-    if hasattr(kind, "connect"):
-        governed.connect = refuse_socket  # type: ignore[attr-defined]
+    for name, refusing in without_sockets(kind).items():
+        setattr(governed, name, refusing)
+
+
+def without_sockets(kind: type) -> dict[str, Any]:
+    """Return what takes the place of a class's attributes that lead to web sockets."""
+    found: dict[str, Any] = {"connect": refuse_socket} if hasattr(kind, "connect") else {}
     for name in _SOCKETS:
         inherited = getattr(kind, name, None)
         getter = getattr(inherited, "func", None) or getattr(inherited, "fget", None)
         if getter is not None:
-            setattr(governed, name, property(functools.partial(_without_sockets, getter)))
+            found[name] = property(functools.partial(_without_sockets, getter))
+    return found
 
 
 def _without_sockets(getter: Callable[[Any], Any], owner: Any) -> Any:

@@ -10,6 +10,7 @@ from fluxai.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from fluxai.governor import Governor
+    from fluxai.providers.exchange import Terms
 
 C = TypeVar("C")
 
@@ -24,18 +25,12 @@ def wrap(
     ungoverned: Literal["refuse", "allow"],
 ) -> C:
     """Return a governed client; see `Governor.wrap`."""
-    from fluxai.providers.exchange import Terms
     from fluxai.providers.genai import wrap_genai
     from fluxai.providers.stainless import wrap_stainless
 
-    one_of("ungoverned", ungoverned, ("refuse", "allow"))
-    if tenant is not None:
-        check_tenant(tenant)
-    if user is not None:
-        check_text("user", user)
-    terms = Terms(governor, tenant, user, labels, ungoverned == "allow")
+    terms = agreed(governor, tenant, user, labels, ungoverned)
     homes = {kind.__module__.split(".")[0] for kind in type(client).__mro__}
-    if getattr(client, "_fluxai", None) is not None:
+    if is_wrapped(client):
         raise ConfigurationError(
             "this client is wrapped already; wrap the client it was made from, or use "
             "fluxai.subject() to say who spends"
@@ -49,3 +44,26 @@ def wrap(
         f"{type(client).__module__}.{type(client).__qualname__}; govern the function that calls it "
         f"with @governor.govern()"
     )
+
+
+def agreed(
+    governor: Governor,
+    tenant: str | None,
+    user: str | None,
+    labels: Mapping[str, str] | None,
+    ungoverned: str,
+) -> Terms:
+    """Return the terms that were asked for, checked."""
+    from fluxai.providers.exchange import Terms
+
+    one_of("ungoverned", ungoverned, ("refuse", "allow"))
+    if tenant is not None:
+        check_tenant(tenant)
+    if user is not None:
+        check_text("user", user)
+    return Terms(governor, tenant, user, labels, ungoverned == "allow")
+
+
+def is_wrapped(client: object) -> bool:
+    """Say whether a client was wrapped itself; that its class is instrumented does not count."""
+    return "_fluxai" in getattr(client, "__dict__", ())
