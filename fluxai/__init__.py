@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from fluxai.policy.engine import PolicyEngine, PolicyRequest
     from fluxai.policy.records import Grant, Policy, Tenant, Tool, User
     from fluxai.prompts import PromptAnalysis, PromptAnalyzer
+    from fluxai.providers.instrumenting import instrument, uninstrument
     from fluxai.storage.base import Alert, LedgerReport, Storage
 
 __version__ = "0.1.0"
@@ -99,7 +100,9 @@ _HOMES = {
     "UsageEvent": "fluxai.core.decisions",
     "UsageSummary": "fluxai.analytics",
     "User": "fluxai.policy.records",
+    "instrument": "fluxai.providers.instrumenting",
     "subject": "fluxai.context",
+    "uninstrument": "fluxai.providers.instrumenting",
 }
 
 __all__ = [
@@ -151,7 +154,9 @@ __all__ = [
     "UsageEvent",
     "UsageSummary",
     "User",
+    "instrument",
     "subject",
+    "uninstrument",
 ]
 
 

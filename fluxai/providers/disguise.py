@@ -30,7 +30,7 @@ def refuse_socket(*_: object, **__: object) -> NoReturn:
 def refuse_ungoverned(request: str) -> NoReturn:
     """Refuse a request whose cost nobody can tell."""
     raise NotGoverned(
-        f"{request} may cost money, and FluxAI can't tell how much. Make this call with the client "
-        f"that was wrapped and enter its cost with governor.record(), or wrap with "
-        f"ungoverned='allow'"
+        f"{request} may cost money, and FluxAI can't tell how much. Let it pass unseen with "
+        f"ungoverned='allow' (fluxai run: --ungoverned allow), and enter its cost with "
+        f"governor.record()"
     )

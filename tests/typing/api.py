@@ -269,6 +269,13 @@ async def main() -> None:
 
 asyncio.run(main())
 
+# -- programs whose code stays as it is ------------------------------------------------------------
+
+with fluxai.instrument(Governor(), tenant="acme", ungoverned="allow") as made:
+    assert_type(made.governor, Governor)
+fluxai.instrument(ungoverned="maybe")  # type: ignore[arg-type]
+fluxai.uninstrument()
+
 # -- tests of one's own ----------------------------------------------------------------------------
 
 with FakeProvider(default="Hello", clock=FakeClock()) as provider:
