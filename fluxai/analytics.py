@@ -164,6 +164,16 @@ class BlockBudget:
         self._now = now
 
     @property
+    def tenant(self) -> str:
+        """Whose ledger it counts in."""
+        return self._key.tenant
+
+    @property
+    def label(self) -> str:
+        """What all calls inside carry, as `key=value`: a policy of scope `label` can name it."""
+        return self._key.value
+
+    @property
     def limit(self) -> Decimal:
         """USD."""
         return to_decimal(self._limit)

@@ -183,6 +183,8 @@ class Governor:
         #: Alerts that a sink refused, and calls that were let through without a hold.
         self.sink_errors = 0
         self.unheld_calls = 0
+        #: Guarded calls that were refused, those of functions and clients included.
+        self.refused_calls = 0
         #: Settlements of guarded calls that the store could not take (they are spooled).
         self.settle_errors = 0
         #: Settlements that were kept on disk and that the store will never take, mostly since the

@@ -282,6 +282,7 @@ def begin(governor: Governor, request: CallArguments, before: BaseException | No
     """
     reservation = governor.reserve(**request)
     if not reservation.allowed:
+        governor.refused_calls += 1
         raise refusal(reservation)
     if reservation.state != RESERVED:
         raise IdempotencyConflict(

@@ -30,13 +30,22 @@ SHOWS = {
     "08_async_streams.py": ["Spend less, know more.", "8 streams by 8 users"],
     "09_past_spend.py": ["recorded $0.095 for ana", "in 3 events: $0.335"],
     "10_across_processes.py": ["settled $0.0164275, held $0.00", "the books balance: True"],
+    "12_unchanged_program.py": ["Think again.", "stopped after 3 requests: $0.0015825 of $0.0016"],
 }
-#: Makes any use of the network an error.
+#: Makes any use of the network an error, apart from a provider on this machine.
 OFFLINE = """
 import runpy, socket, sys
-def refuse(*_, **__):
-    raise OSError("an example used the network")
-socket.socket.connect = socket.getaddrinfo = refuse
+connect, find = socket.socket.connect, socket.getaddrinfo
+def refused(host):
+    if host != "127.0.0.1":
+        raise OSError("an example used the network")
+def connect_here(self, address):
+    refused(address[0])
+    return connect(self, address)
+def find_here(host, *rest, **more):
+    refused(host)
+    return find(host, *rest, **more)
+socket.socket.connect, socket.getaddrinfo = connect_here, find_here
 runpy.run_path(sys.argv[1], run_name="__main__")
 """
 

@@ -16,6 +16,7 @@ from fluxai.cli.database import db
 from fluxai.cli.demo import demo
 from fluxai.cli.policies import policies
 from fluxai.cli.prices import prices
+from fluxai.cli.run import run as run_program
 from fluxai.cli.status import status
 
 
@@ -38,7 +39,18 @@ def app() -> None:
     """
 
 
-for command in (demo, backfill, check, status, budgets, policies, approvals, prices, db):
+for command in (
+    demo,
+    run_program,
+    backfill,
+    check,
+    status,
+    budgets,
+    policies,
+    approvals,
+    prices,
+    db,
+):
     app.add_command(command)
 
 

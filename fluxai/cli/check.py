@@ -12,7 +12,7 @@ import click
 from fluxai.cli.figures import amount, decision_word, stamp, unit_price, until, usd
 from fluxai.cli.price_age import about_prices, stale_prices
 from fluxai.cli.screen import Column, Meter, Section, Table, Text, Tone
-from fluxai.cli.session import DONE, REFUSED, Answer, Session, command
+from fluxai.cli.session import DONE, REFUSED, Answer, Session, command, read_labels
 
 if TYPE_CHECKING:
     from fluxai.core.decisions import CounterOffer, Decision, Reason
@@ -67,7 +67,7 @@ def check(
             input_tokens=input_tokens,
             max_output_tokens=max_output_tokens,
             units=units,
-            labels=_labels(labels),
+            labels=read_labels(labels),
         )
         prices = about_prices(governor.registry.book.table)
         now = datetime.fromtimestamp(governor.clock.now_us() / 1e6).astimezone()
@@ -79,16 +79,6 @@ def check(
     document["prices"] = prices
     sections = _sections(decision, prices, now)
     return Answer(document, sections, DONE if decision.allowed else REFUSED)
-
-
-def _labels(pairs: Iterable[str]) -> dict[str, str] | None:
-    labels = {}
-    for pair in pairs:
-        name, found, value = pair.partition("=")
-        if not found:
-            raise click.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--label")
-        labels[name] = value
-    return labels or None
 
 
 def _message(decision: Decision) -> str:

@@ -119,12 +119,13 @@ def _sqlite_path(url: str) -> Path | None:
 
 
 def command(
-    group: click.Group | None = None, name: str | None = None
+    group: click.Group | None = None, name: str | None = None, **settings: Any
 ) -> Callable[[Callable[..., Answer]], click.Command]:
     """Make a command of a function that takes a `Session` and returns an `Answer`.
 
     It gets the options that every command has, and ends with the right exit code: errors become
-    one line that says what to do, never a traceback unless `--debug` asks for it.
+    one line that says what to do, never a traceback unless `--debug` asks for it. `settings` are
+    click's, for its context.
     """
 
     def decorate(function: Callable[..., Answer]) -> click.Command:
@@ -141,7 +142,7 @@ def command(
             )
             sys.exit(_answered(session, lambda: function(session, **arguments)))
 
-        made = click.command(name)(_common(run))
+        made = click.command(name, context_settings=settings)(_common(run))
         if group is not None:
             group.add_command(made)
         return made
@@ -164,6 +165,17 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def read_labels(pairs: Iterable[str]) -> dict[str, str] | None:
+    """Read what `--label KEY=VALUE` gave; None where it was not given."""
+    labels = {}
+    for pair in pairs:
+        name, found, value = pair.partition("=")
+        if not found:
+            raise click.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--label")
+        labels[name] = value
+    return labels or None
 
 
 def _answered(session: Session, work: Callable[[], Answer]) -> int:

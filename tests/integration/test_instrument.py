@@ -201,6 +201,7 @@ def test_a_client_that_nobody_wrapped_is_governed(
         with pytest.raises(BudgetExceeded):
             way(provider)
     assert len(provider.requests) == 1
+    assert governor.refused_calls == 1
 
 
 def test_a_client_that_exists_is_governed_until_the_end(
