@@ -30,14 +30,19 @@ def main(argv: list[str]) -> int:
     if options.examples is not None:
         os.environ["FLUXAI_LONG_EXAMPLES"] = str(options.examples)
     try:
-        bootstrap.prepare()
+        if not set(names) <= set(stages.APART):
+            bootstrap.MAIN.prepare()
     except bootstrap.BootstrapError as error:
         print(f"[setup] {error}")
         return 1
     chosen = {name: known[name] for name in names if name != "setup"}
     if len(chosen) == 1 and names[0] in stages.TASKS:
         return chosen[names[0]](extra)
-    return _run_all(chosen, extra)
+    code = _run_all(chosen, extra)
+    if not options.what:
+        apart = ", ".join(f"`python3 -m tests {name}`" for name in stages.APART)
+        print(f"NOT RUN, for they need environments of their own: {apart}", flush=True)
+    return code
 
 
 def _run_all(chosen: dict[str, stages.Stage], extra: list[str]) -> int:

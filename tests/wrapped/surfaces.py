@@ -55,8 +55,11 @@ class Surface:
         """Ask, and read the answer to its end."""
         if self.is_async:
             asyncio.run(_with_closing(self.run, client))
-        else:
+            return
+        try:
             self.run(client)
+        finally:
+            client.close()
 
 
 async def _with_closing(run: Callable[[Any], Any], client: Any) -> None:
@@ -67,9 +70,7 @@ async def _with_closing(run: Callable[[Any], Any], client: Any) -> None:
 
 
 def _chat(client: Any, **more: Any) -> Any:
-    return client.chat.completions.create(
-        model="gpt-4o", messages=MESSAGES, max_completion_tokens=CAP, **more
-    )
+    return client.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_tokens=CAP, **more)
 
 
 def _message(client: Any, **more: Any) -> Any:
@@ -93,7 +94,7 @@ async def _aread(stream: Any) -> None:
 
 def _chat_parse(client: Any) -> None:
     parsed = client.chat.completions.parse(
-        model="gpt-4o", messages=MESSAGES, max_completion_tokens=CAP, response_format=Place
+        model="gpt-4o", messages=MESSAGES, max_tokens=CAP, response_format=Place
     )
     assert parsed.choices[0].message.parsed == Place(name="Rhine")
 
@@ -106,35 +107,35 @@ def _chat_stream(client: Any) -> None:
 
 def _chat_helper(client: Any) -> None:
     with client.chat.completions.stream(
-        model="gpt-4o", messages=MESSAGES, max_completion_tokens=CAP
+        model="gpt-4o", messages=MESSAGES, max_tokens=CAP
     ) as stream:
         _read(stream)
 
 
 def _chat_raw(client: Any) -> None:
     raw = client.chat.completions.with_raw_response.create(
-        model="gpt-4o", messages=MESSAGES, max_completion_tokens=CAP
+        model="gpt-4o", messages=MESSAGES, max_tokens=CAP
     )
     assert raw.parse().choices[0].message.content == TEXT
 
 
 def _chat_raw_stream(client: Any) -> None:
     raw = client.chat.completions.with_raw_response.create(
-        model="gpt-4o", messages=MESSAGES, max_completion_tokens=CAP, stream=True
+        model="gpt-4o", messages=MESSAGES, max_tokens=CAP, stream=True
     )
     _read(raw.parse())
 
 
 def _chat_streaming_raw(client: Any) -> None:
     with client.chat.completions.with_streaming_response.create(
-        model="gpt-4o", messages=MESSAGES, max_completion_tokens=CAP
+        model="gpt-4o", messages=MESSAGES, max_tokens=CAP
     ) as raw:
         assert raw.parse().choices[0].message.content == TEXT
 
 
 def _chat_streaming_raw_lines(client: Any) -> None:
     with client.chat.completions.with_streaming_response.create(
-        model="gpt-4o", messages=MESSAGES, max_completion_tokens=CAP, stream=True
+        model="gpt-4o", messages=MESSAGES, max_tokens=CAP, stream=True
     ) as raw:
         _read(raw.iter_lines())
 
@@ -217,21 +218,21 @@ async def _achat_stream(client: Any) -> None:
 
 async def _achat_helper(client: Any) -> None:
     async with client.chat.completions.stream(
-        model="gpt-4o", messages=MESSAGES, max_completion_tokens=CAP
+        model="gpt-4o", messages=MESSAGES, max_tokens=CAP
     ) as stream:
         await _aread(stream)
 
 
 async def _achat_raw(client: Any) -> None:
     raw = await client.chat.completions.with_raw_response.create(
-        model="gpt-4o", messages=MESSAGES, max_completion_tokens=CAP
+        model="gpt-4o", messages=MESSAGES, max_tokens=CAP
     )
     assert raw.parse().choices[0].message.content == TEXT
 
 
 async def _achat_streaming_raw(client: Any) -> None:
     async with client.chat.completions.with_streaming_response.create(
-        model="gpt-4o", messages=MESSAGES, max_completion_tokens=CAP, stream=True
+        model="gpt-4o", messages=MESSAGES, max_tokens=CAP, stream=True
     ) as raw:
         await _aread(raw.iter_lines())
 
@@ -274,7 +275,20 @@ async def _amessage_raw(client: Any) -> None:
 
 
 def _surfaces(provider: str, is_async: bool, *ways: tuple[str, Any, bool]) -> list[Surface]:  # noqa: FBT001
-    return [Surface(name, provider, run, streams, is_async) for name, run, streams in ways]
+    return [
+        Surface(name, provider, run, streams, is_async)
+        for name, run, streams in ways
+        if provider != "openai" or _offered_by_openai(name)
+    ]
+
+
+def _offered_by_openai(name: str) -> bool:
+    """Say whether the SDK that is installed has this way: the oldest ones lack some."""
+    if name.startswith("responses"):
+        return hasattr(openai.OpenAI, "responses") or "responses" in openai.OpenAI.__annotations__
+    if name in {"chat.parse", "chat.stream"}:
+        return hasattr(openai.resources.chat.Completions, name.partition(".")[2])
+    return True
 
 
 SURFACES = [
