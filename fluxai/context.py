@@ -55,6 +55,15 @@ def held_outside() -> Iterator[None]:
         already_held.reset(token)
 
 
+def is_governed(client: object) -> bool:
+    """Say whether a client of an SDK was wrapped, so that it holds money for its calls itself."""
+    # That of google-genai keeps it where its requests pass.
+    return any(
+        getattr(part, "_fluxai", None) is not None
+        for part in (client, getattr(client, "_api_client", None))
+    )
+
+
 @contextmanager
 def subject(
     *,

@@ -91,7 +91,7 @@ def long(extra: Sequence[str]) -> int:
 
 def frameworks(extra: Sequence[str]) -> int:
     """Run the tests of agent frameworks, in an environment of their own (.venv-frameworks)."""
-    return _run_apart(FRAMEWORKS, "tests/frameworks", *extra)
+    return _run_apart(FRAMEWORKS, "-Wignore", "tests/frameworks", *extra)
 
 
 def oldest(extra: Sequence[str]) -> int:
