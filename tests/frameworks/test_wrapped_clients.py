@@ -281,3 +281,81 @@ class TestLiteLLM:
             error = error.__cause__ or error.__context__
         assert BudgetExceeded in chain
         assert provider.requests == []
+
+
+class TestGoogleADK:
+    """Google's ADK takes a client of google-genai."""
+
+    @staticmethod
+    def ask(governor: Governor, provider: FakeProvider, *, stream: bool) -> str:
+        """Ask an agent with a tool; return what was said at last."""
+        pytest.importorskip("google.adk")
+        from google import genai
+        from google.adk.agents import LlmAgent
+        from google.adk.agents.run_config import RunConfig, StreamingMode
+        from google.adk.models import Gemini
+        from google.adk.runners import InMemoryRunner
+        from google.genai import types
+
+        async def run() -> str:
+            options = types.HttpOptions(base_url=provider.gemini_url)
+            client = genai.Client(api_key="k", http_options=options)
+            model = Gemini(model="gemini-2.5-pro", client=governor.wrap(client, tenant="acme"))
+            runner = InMemoryRunner(
+                agent=LlmAgent(name="adder", model=model, tools=[_add]), app_name="app"
+            )
+            session = await runner.session_service.create_session(app_name="app", user_id="u")
+            asked = types.Content(role="user", parts=[types.Part(text="What is 1 + 2?")])
+            mode = StreamingMode.SSE if stream else StreamingMode.NONE
+            said = ""
+            async for event in runner.run_async(
+                user_id="u",
+                session_id=session.id,
+                new_message=asked,
+                run_config=RunConfig(streaming_mode=mode),
+            ):
+                if event.is_final_response():
+                    said = event.content.parts[0].text
+            await runner.close()
+            return said
+
+        return asyncio.run(run())
+
+    @streamed_or_not
+    def test_every_model_call_of_a_run_is_settled_exactly(
+        self, stream: bool, governor: Governor, provider: FakeProvider
+    ) -> None:
+        """A run that calls a tool is two model calls, each at what its answer says."""
+        _tool_then_text(provider)
+        assert self.ask(governor, provider, stream=stream) == "It is 3."
+        assert [str(event.cost) for event in governor.events()] == ["0.00325"] * 2
+        assert [event.flags for event in governor.events()] == [(), ()]
+
+    @streamed_or_not
+    def test_a_refusal_sends_nothing_and_is_raised(
+        self,
+        stream: bool,
+        governor: Governor,
+        provider: FakeProvider,
+        limit: Callable[..., Policy],
+    ) -> None:
+        """Its own error comes out of the framework."""
+        limit("0.000001")
+        with pytest.raises(BudgetExceeded):
+            self.ask(governor, provider, stream=stream)
+        assert provider.requests == []
+
+    @streamed_or_not
+    def test_a_downgrade_reaches_the_wire(
+        self,
+        stream: bool,
+        governor: Governor,
+        provider: FakeProvider,
+        limit: Callable[..., Policy],
+    ) -> None:
+        """The cheaper model is what is asked."""
+        limit("0", decision="downgrade", fallback_tool_id="gemini-2.5-flash")
+        _tool_then_text(provider)
+        assert self.ask(governor, provider, stream=stream) == "It is 3."
+        assert all("/gemini-2.5-flash:" in request.path for request in provider.requests)
+        assert {event.model for event in governor.events()} == {"gemini-2.5-flash"}
