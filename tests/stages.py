@@ -96,7 +96,9 @@ def frameworks(extra: Sequence[str]) -> int:
 
 def oldest(extra: Sequence[str]) -> int:
     """Run the tests of wrapped clients with the oldest SDKs that are supported (.venv-oldest)."""
-    return _run_apart(OLDEST, "tests/wrapped", *extra)
+    # Those of OpenAI's and Anthropic's clients; the others ask for what newer SDKs have.
+    files = ("test_every_surface.py", "test_ended_early.py", "test_recorded_streams.py")
+    return _run_apart(OLDEST, *(f"tests/wrapped/{name}" for name in files), *extra)
 
 
 def lock(extra: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from fluxai import BudgetExceeded, ConfigurationError, Governor, Policy, Tool, s
 from fluxai.testing import FakeProvider, ToolCall
 from tests.frameworks.conftest import COST, USAGE
 
-pytest.importorskip("langchain")
+pytest.importorskip("agents", reason="these have an environment of their own: tests frameworks")
 
 import openai
 from langchain.agents import create_agent

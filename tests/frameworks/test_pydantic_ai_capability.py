@@ -12,7 +12,7 @@ from fluxai import BudgetExceeded, ConfigurationError, Governor, Policy, Tool
 from fluxai.testing import FakeProvider, ToolCall
 from tests.frameworks.conftest import COST, USAGE
 
-pytest.importorskip("pydantic_ai")
+pytest.importorskip("agents", reason="these have an environment of their own: tests frameworks")
 
 import openai
 from pydantic_ai import Agent, BinaryContent, ImageUrl

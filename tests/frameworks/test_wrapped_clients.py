@@ -13,7 +13,24 @@ from fluxai import BudgetExceeded, Governor, Policy
 from fluxai.testing import FakeProvider, ToolCall
 from tests.frameworks.conftest import COST, USAGE
 
-openai = pytest.importorskip("openai")
+pytest.importorskip("agents", reason="these have an environment of their own: tests frameworks")
+
+import agents
+import litellm
+import openai
+import pydantic_ai
+from google import genai
+from google.adk.agents import LlmAgent
+from google.adk.agents.run_config import RunConfig, StreamingMode
+from google.adk.models import Gemini
+from google.adk.runners import InMemoryRunner
+from google.genai import types
+from langchain.agents import create_agent
+from langchain_openai import ChatOpenAI
+from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.providers.openai import OpenAIProvider
+
+litellm.suppress_debug_info = True
 
 
 class Clients:
@@ -49,7 +66,6 @@ def agents_sdk(*, responses: bool) -> Ask:
     """Ask through the OpenAI Agents SDK, by either of OpenAI's APIs."""
 
     async def ask(clients: Clients, stream: bool) -> str:
-        agents = pytest.importorskip("agents")
         models = agents.OpenAIProvider(openai_client=clients.asynchronous, use_responses=responses)
         config = agents.RunConfig(model_provider=models, tracing_disabled=True)
         add = agents.function_tool(_add)
@@ -66,12 +82,8 @@ def agents_sdk(*, responses: bool) -> Ask:
 
 
 @running
-async def pydantic_ai(clients: Clients, stream: bool) -> str:
+async def through_pydantic_ai(clients: Clients, stream: bool) -> str:
     """Ask through Pydantic AI."""
-    pydantic_ai = pytest.importorskip("pydantic_ai")
-    from pydantic_ai.models.openai import OpenAIChatModel
-    from pydantic_ai.providers.openai import OpenAIProvider
-
     model = OpenAIChatModel("gpt-4o", provider=OpenAIProvider(openai_client=clients.asynchronous))
     agent = pydantic_ai.Agent(model, tools=[_add])
     if not stream:
@@ -81,8 +93,7 @@ async def pydantic_ai(clients: Clients, stream: bool) -> str:
 
 
 def _chat_openai(clients: Clients) -> Any:
-    chat = pytest.importorskip("langchain_openai").ChatOpenAI
-    return chat(
+    return ChatOpenAI(
         model="gpt-4o",
         api_key="k",
         root_client=clients.sync,
@@ -92,9 +103,8 @@ def _chat_openai(clients: Clients) -> Any:
     )
 
 
-def langchain(clients: Clients, stream: bool) -> str:
+def through_langchain(clients: Clients, stream: bool) -> str:
     """Ask through an agent of LangChain."""
-    create_agent = pytest.importorskip("langchain.agents").create_agent
     agent = create_agent(_chat_openai(clients), tools=[_add])
     asked = {"messages": [{"role": "user", "content": "What is 1 + 2?"}]}
     if not stream:
@@ -104,9 +114,8 @@ def langchain(clients: Clients, stream: bool) -> str:
 
 
 @running
-async def langchain_async(clients: Clients, stream: bool) -> str:
+async def through_langchain_async(clients: Clients, stream: bool) -> str:
     """Ask through an agent of LangChain, in async code."""
-    create_agent = pytest.importorskip("langchain.agents").create_agent
     agent = create_agent(_chat_openai(clients), tools=[_add])
     asked = {"messages": [{"role": "user", "content": "What is 1 + 2?"}]}
     if not stream:
@@ -123,9 +132,9 @@ def _add(a: int, b: int) -> int:
 AGENTS = {
     "agents-sdk-responses": agents_sdk(responses=True),
     "agents-sdk-chat": agents_sdk(responses=False),
-    "pydantic-ai": pydantic_ai,
-    "langchain": langchain,
-    "langchain-async": langchain_async,
+    "pydantic-ai": through_pydantic_ai,
+    "langchain": through_langchain,
+    "langchain-async": through_langchain_async,
 }
 every_agent = pytest.mark.parametrize("ask", AGENTS.values(), ids=AGENTS)
 streamed_or_not = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -207,13 +216,6 @@ def test_a_downgrade_reaches_the_wire(
 class TestLiteLLM:
     """LiteLLM takes a client too, and turns errors into its own."""
 
-    @pytest.fixture
-    def litellm(self) -> Any:
-        """Return LiteLLM."""
-        litellm: Any = pytest.importorskip("litellm")
-        litellm.suppress_debug_info = True
-        return litellm
-
     @property
     def asked(self) -> dict[str, Any]:
         """What is asked."""
@@ -222,7 +224,6 @@ class TestLiteLLM:
     @streamed_or_not
     def test_calls_are_settled_exactly(
         self,
-        litellm: Any,
         stream: bool,
         governor: Governor,
         provider: FakeProvider,
@@ -240,7 +241,6 @@ class TestLiteLLM:
     @streamed_or_not
     def test_async_calls_are_settled_exactly(
         self,
-        litellm: Any,
         stream: bool,
         governor: Governor,
         provider: FakeProvider,
@@ -264,7 +264,6 @@ class TestLiteLLM:
 
     def test_a_refusal_is_found_in_the_error_that_litellm_makes_of_it(
         self,
-        litellm: Any,
         governor: Governor,
         provider: FakeProvider,
         limit: Callable[..., Policy],
@@ -289,13 +288,6 @@ class TestGoogleADK:
     @staticmethod
     def ask(governor: Governor, provider: FakeProvider, *, stream: bool) -> str:
         """Ask an agent with a tool; return what was said at last."""
-        pytest.importorskip("google.adk")
-        from google import genai
-        from google.adk.agents import LlmAgent
-        from google.adk.agents.run_config import RunConfig, StreamingMode
-        from google.adk.models import Gemini
-        from google.adk.runners import InMemoryRunner
-        from google.genai import types
 
         async def run() -> str:
             options = types.HttpOptions(base_url=provider.gemini_url)
@@ -314,7 +306,7 @@ class TestGoogleADK:
                 new_message=asked,
                 run_config=RunConfig(streaming_mode=mode),
             ):
-                if event.is_final_response():
+                if event.is_final_response() and event.content:
                     said = event.content.parts[0].text
             await runner.close()
             return said
