@@ -39,6 +39,7 @@ class Meter:
 
     def __init__(self, call: Call, *, hides_usage: bool = False) -> None:
         self.call = call
+        self.governor = call.governor
         self.hides_usage = hides_usage
         self._told: list[Any] = []
         self._final = False
@@ -62,11 +63,11 @@ class Meter:
     @property
     def overdue(self) -> bool:
         """Whether the hold has to be extended, since the stream lives on."""
-        return self.call.governor.clock.now_us() >= self._half_us
+        return self.governor.clock.now_us() >= self._half_us
 
     def extend(self) -> None:
         """Let the hold of a long stream live on."""
-        governor = self.call.governor
+        governor = self.governor
         try:
             governor.extend(self.call.reservation, ttl=f"{max(1, self._ttl_us // 1_000_000)}s")
         except FluxAIError as error:
@@ -115,7 +116,7 @@ class Meter:
             return
         self._text.append(text)
         model = reservation.model or reservation.final_tool
-        self._output += self.call.governor.estimator.count(model, text).expected
+        self._output += self.governor.estimator.count(model, text).expected
         stated = Usage.parse(self._told, None) if self._told else None
         tokens = reservation.need.expected_input_tokens
         if stated is None or not stated.input_total:
@@ -141,7 +142,7 @@ class Meter:
         if self.call.ended:
             return
         if isinstance(error, GeneratorExit):
-            self.call.governor.when_free(lambda: self._settle(error))
+            self.governor.when_free(lambda: self._settle(error))
         else:
             self._settle(error)
 

@@ -9,7 +9,7 @@ one reservation however often it is tried, and the types are what they were.
 from __future__ import annotations
 
 import functools
-import json
+import logging
 import os
 import re
 import sys
@@ -19,16 +19,19 @@ from typing import Any, TypeVar
 
 from fluxai.charges import may_have_been_charged
 from fluxai.context import already_held
-from fluxai.core.errors import NotGoverned
+from fluxai.core.errors import FluxAIError, NotGoverned
 from fluxai.guard import Call, CallArguments
 from fluxai.providers import paid
 from fluxai.providers.disguise import dress, kind_of, refuse_socket, refuse_ungoverned
-from fluxai.providers.exchange import Exchange, Terms, attempts_now
+from fluxai.providers.exchange import Exchange, Payer, Terms, attempts_now
+from fluxai.providers.follower import Follower, object_in
 from fluxai.providers.meter import Meter
 from fluxai.providers.paid import PaidCall
 from fluxai.providers.taps import tap
 
 C = TypeVar("C")
+
+log = logging.getLogger("fluxai")
 
 #: How long the money of an answer that comes later stays held: as long as a batch may take.
 DEFERRED_TTL = "25h"
@@ -38,7 +41,7 @@ REMEMBERED_MAX = 10_000
 #: Requests that cost nothing by themselves.
 _FREE = re.compile(
     r"/(v1/)?(moderations|files|uploads(/.*)?|conversations(/.*)?|models(/.*)?"
-    r"|responses/(input_tokens|[^/]+/cancel)|chat/completions/[^/]+"
+    r"|responses/input_tokens|chat/completions/[^/]+"
     r"|batches/[^/]+/cancel|fine_tuning/jobs/[^/]+/(cancel|pause|resume)"
     r"|messages/count_tokens|messages/batches/[^/]+/cancel)"
 )
@@ -53,6 +56,8 @@ class State:
         self.terms = terms
         #: By id: the holds of answers that are asked for later.
         self.deferred: OrderedDict[str, list[Call]] = OrderedDict()
+        #: By id: who asked for an answer that comes later, and pays for it.
+        self.payers: OrderedDict[str, Payer] = OrderedDict()
         #: By response id: the tokens that a conversation goes on with.
         self.carried: OrderedDict[str, int] = OrderedDict()
 
@@ -60,6 +65,12 @@ class State:
         """Keep holds until their answer is asked for."""
         self.deferred[answer_id] = calls
         _forget_some(self.deferred)
+        if calls:
+            asked = calls[0].reservation.subject
+            self.payers[answer_id] = Payer(
+                tenant=asked.tenant, user=asked.user, labels=self.terms.labels
+            )
+            _forget_some(self.payers)
 
     def carry(self, answer: Any) -> None:
         """Remember how long a conversation has become."""
@@ -153,6 +164,8 @@ def exchange_for(client: Any, options: Any) -> Request | None:
         return None
     if method != "post":
         return _Later(state, options, path) if method == "get" else None
+    if _Later.CANCELS.fullmatch(path):
+        return _Later(state, options, path)
     calls = _paid(client, state, path, options)
     if calls is None:
         if _FREE.fullmatch(path) or state.terms.allows_ungoverned:
@@ -266,13 +279,17 @@ class Request(Exchange):
 
     def settle(self, answer: Any) -> None:
         """Settle by the answer, or see to it that it is settled as it is read."""
-        if self._path.endswith("/batches") or self.paid[0].deferred:
-            answer_id = getattr(answer, "id", None)
-            if isinstance(answer_id, str):
-                self.state.defer(answer_id, self.calls)
-                return
-        call, asked = self.calls[0], self.paid[0]
         response = _http_response(answer)
+        if self._path.endswith("/batches") or self.paid[0].deferred:
+            if response is None:
+                self._put_off(answer)
+            else:
+                tap(
+                    response,
+                    Follower(self.governor, lambda said: self._put_off(_response_in(said))),
+                )
+            return
+        call, asked = self.calls[0], self.paid[0]
         if response is not None:
             tap(response, Meter(call, hides_usage=asked.hides_usage))
         elif isinstance(answer, str):
@@ -283,11 +300,27 @@ class Request(Exchange):
             if self._path.endswith("/responses"):
                 self.state.carry(answer)
 
+    def _put_off(self, answer: Any) -> None:
+        """Keep the holds for an answer that comes later; one that is here already ends them."""
+        answer_id = _get(answer, "id")
+        if not isinstance(answer_id, str):
+            for call in self.calls:
+                call.settle_result(answer) if answer else call.settle_expected()
+        elif _get(answer, "usage") is None:
+            self.state.defer(answer_id, self.calls)
+        elif _get(answer, "background"):
+            self.state.defer(answer_id, self.calls)
+            _Later(self.state, self._options, f"/responses/{answer_id}").enter(answer)
+        else:
+            # The server took no notice of `background`: nobody is going to ask again.
+            self.calls[0].settle_result(answer)
+
 
 class _Later(Request):
     """A request for an answer that was put off: a background response, or a batch's results."""
 
-    _RESPONSE = re.compile(r"(/v1)?/responses/([^/]+)")
+    _RESPONSE = re.compile(r"(/v1)?/responses/([^/]+)(/cancel)?")
+    CANCELS = re.compile(r"(/v1)?/responses/[^/]+/cancel")
     _RESULTS = re.compile(r"(/v1)?/messages/batches/([^/]+)/results")
 
     def __init__(self, state: State, options: Any, path: str) -> None:
@@ -295,40 +328,75 @@ class _Later(Request):
         response, results = self._RESPONSE.fullmatch(path), self._RESULTS.fullmatch(path)
         self._response_id = response[2] if response else None
         self._batch_id = results[2] if results else None
+        self._unentered = False
 
     def options(self) -> Any:
         """Return the request's options."""
         return self._options
 
     def settle(self, answer: Any) -> None:
-        """Record what was put off, and let its hold go."""
-        if self._response_id is not None and getattr(answer, "background", False):
-            if getattr(answer, "usage", None) is not None:
-                self._record(f"openai/{self._response_id}", answer)
-                self._let_go(self._response_id)
-            elif getattr(answer, "status", None) in ("failed", "cancelled"):
-                self._let_go(self._response_id)
-        elif self._batch_id is not None:
+        """Record what was put off, and let its hold go; or do so as it is read."""
+        if self._response_id is None and self._batch_id is None:
+            return
+        if hasattr(answer, "_raw_iterator"):
             _read_results(answer, self)
+            return
+        response = _http_response(answer)
+        if response is not None:
+            take = self._enter_lines if self._batch_id is not None else self._enter_body
+            tap(response, Follower(self.governor, take))
+        elif self._response_id is not None:
+            self.enter(answer)
+        else:
+            raise NotGoverned("these results can't be followed; enter them with record()")
+
+    def enter(self, answer: Any) -> None:
+        """Record a background response if it has ended, and let its hold go."""
+        if self._response_id is None or not _get(answer, "background"):
+            return
+        if _get(answer, "usage") is not None:
+            self._record(f"openai/{self._response_id}", answer)
+            self._let_go(self._response_id)
+        elif _get(answer, "status") in ("failed", "cancelled"):
+            self._let_go(self._response_id)
+
+    def _enter_body(self, body: bytes) -> None:
+        self.enter(_response_in(body))
+
+    def _enter_lines(self, body: bytes) -> None:
+        if body:
+            for line in body.split(b"\n"):
+                self.result(line)
+            self.results_read()
 
     def result(self, line: bytes) -> None:
-        """Record one line of a batch's results."""
-        try:
-            entry = json.loads(line)
-        except ValueError:
+        """Record one line of a batch's results. Never raises: it is read all the same."""
+        entry = object_in(line)
+        message = _get(entry.get("result"), "message")
+        if not message:
             return
-        message = (entry.get("result") or {}).get("message")
-        if message:
+        try:
             self._record(f"anthropic/{self._batch_id}/{entry.get('custom_id')}", message)
+        except FluxAIError as error:
+            self._unentered = True
+            self.governor.settle_errors += 1
+            log.error("a result of a batch could not be recorded: %s", error)  # noqa: TRY400
 
     def results_read(self) -> None:
-        """All results are recorded: the holds of the batch are not needed any more."""
-        if self._batch_id is not None:
+        """Let the holds of a batch go, once all of its results are recorded. Never raises."""
+        if self._batch_id is None or self._unentered:
+            return
+        try:
             self._let_go(self._batch_id)
+        except FluxAIError as error:
+            self.governor.settle_errors += 1
+            log.error("the holds of a batch could not be released: %s", error)  # noqa: TRY400
 
     def _record(self, event_id: str, answer: Any) -> None:
         # By id, so that whoever asks for an answer, and how often, it is charged once.
-        self.governor.record(answer, id=event_id, **self.terms.payer)
+        answer_id = self._response_id or self._batch_id
+        payer = self.state.payers.get(str(answer_id), self.terms.payer)
+        self.governor.record(answer, id=event_id, **payer)
 
     def _let_go(self, answer_id: str) -> None:
         for call in self.state.deferred.pop(answer_id, []):
@@ -337,10 +405,7 @@ class _Later(Request):
 
 def _read_results(answer: Any, later: _Later) -> None:
     """Have each line of a batch's results recorded as it is read."""
-    decoder = answer
-    lines = decoder._raw_iterator if hasattr(decoder, "_raw_iterator") else None
-    if lines is None:
-        raise NotGoverned("the results of this batch can't be followed; enter them with record()")
+    lines = answer._raw_iterator
 
     def followed(inner: Iterator[bytes]) -> Iterator[bytes]:
         rest = b""
@@ -362,9 +427,18 @@ def _read_results(answer: Any, later: _Later) -> None:
         await hops.run(lambda: later.result(rest))
         await hops.run(later.results_read)
 
-    decoder._raw_iterator = (
-        followed_async(lines) if hasattr(lines, "__anext__") else followed(lines)
-    )
+    answer._raw_iterator = followed_async(lines) if hasattr(lines, "__anext__") else followed(lines)
+
+
+def _response_in(said: bytes) -> dict[str, Any]:
+    """Return the object that a body is, or the response that an event holds."""
+    found: dict[str, Any] = object_in(said)
+    inner = found.get("response")
+    return inner if isinstance(inner, dict) else found
+
+
+def _get(answer: Any, name: str) -> Any:
+    return answer.get(name) if isinstance(answer, Mapping) else getattr(answer, name, None)
 
 
 def _http_response(answer: Any) -> Any:

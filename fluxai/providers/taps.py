@@ -16,6 +16,7 @@ from fluxai.providers.disguise import kind_of
 
 if TYPE_CHECKING:
     from fluxai.core.errors import StreamStopped
+    from fluxai.providers.follower import Follower
     from fluxai.providers.meter import Meter
 
 _DONE = b"[DONE]"
@@ -25,11 +26,11 @@ class Tap:
     """Passes bytes on, an event at a time, and feeds their data to the meter.
 
     Args:
-        meter: Settles the call.
+        meter: Settles the call, or follows what is said of another one.
         events: The body is a stream of server-sent events; otherwise it is read as a whole.
     """
 
-    def __init__(self, meter: Meter, *, events: bool) -> None:
+    def __init__(self, meter: Meter | Follower, *, events: bool) -> None:
         self.meter = meter
         self.events = events
         #: What stopped the stream, to be raised behind what arrived before.
@@ -95,7 +96,7 @@ def _event_end(data: bytes) -> int:
     return min(ends, default=-1)
 
 
-def tap(response: Any, meter: Meter) -> None:
+def tap(response: Any, meter: Meter | Follower) -> None:
     """Feed what will be read of a response to a meter; one that was read already settles now."""
     kind = response.headers.get("content-type", "").lower()
     if hasattr(response, "_content"):
@@ -106,11 +107,11 @@ def tap(response: Any, meter: Meter) -> None:
     response._fluxai_pulling = False
 
 
-def let_go(meter: Meter) -> None:
+def let_go(meter: Meter | Follower) -> None:
     """Settle a stream that nobody reads any more, as the garbage collector finds it."""
     if meter.ended:
         return
-    governor = meter.call.governor
+    governor = meter.governor
     # A RuntimeError: the interpreter is on its way out, and takes no more threads.
     with contextlib.suppress(RuntimeError):
         governor.when_free(lambda: governor.hops.start(lambda: meter.end(GeneratorExit())))
@@ -148,7 +149,7 @@ def _tapped(kind: Any) -> type:
             held.end(None)
 
         async def aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
-            held, hops = self._fluxai_tap, self._fluxai_tap.meter.call.governor.hops
+            held, hops = self._fluxai_tap, self._fluxai_tap.meter.governor.hops
             inner = super().aiter_bytes(chunk_size)
             try:
                 while True:
@@ -189,7 +190,7 @@ def _tapped(kind: Any) -> type:
             finally:
                 held = self._fluxai_tap
                 if not self._fluxai_pulling and not held.meter.ended:
-                    await held.meter.call.governor.hops.run(lambda: held.end(GeneratorExit()))
+                    await held.meter.governor.hops.run(lambda: held.end(GeneratorExit()))
 
         def __del__(self) -> None:
             held = self.__dict__.get("_fluxai_tap")
