@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fluxai.core.ledger import DEFAULT_OUTPUT_TOKENS
 from fluxai.core.usage import Usage
 from fluxai.guard import CallArguments
 
@@ -85,6 +86,11 @@ def chat(body: Body, *, cap: str) -> PaidCall:
     arguments = _arguments(
         body, messages=body.get("messages"), tools=_tools(body), cap=given, choices=choices
     )
+    if "audio" in (body.get("modalities") or ()):
+        # Any part of the answer may be sound, which costs several times what text does.
+        spoken = arguments.get("max_output_tokens") or DEFAULT_OUTPUT_TOKENS * choices
+        arguments["beside"] = Usage(audio_out=spoken)
+        arguments["fixed_tool"] = True
     options = body.get("stream_options")
     asked = isinstance(options, Mapping) and bool(options.get("include_usage"))
     streams = bool(body.get("stream"))

@@ -77,6 +77,22 @@ def test_images_are_held_and_paid_by_the_image(
     assert len(provider.requests) == 1
 
 
+def test_an_answer_that_speaks_is_held_as_sound(gpt: openai.OpenAI, governor: Governor) -> None:
+    """Sound costs several times what text does, and any part of the answer may be sound."""
+    held = []
+    for modalities in (["text"], ["text", "audio"]):
+        gpt.chat.completions.create(
+            model="gpt-4o-audio-preview",
+            modalities=modalities,  # type: ignore[arg-type]
+            messages=MESSAGES,
+            max_completion_tokens=1_000,
+        )
+        held.append(governor.reservations()[0].estimate.highest)
+    rates = governor.registry.rates("gpt-4o-audio-preview", governor.events()[0].at_us)
+    sound = CostEstimator().cost_of(Usage(audio_out=1_000), rates)
+    assert held[0] < Decimal(sound) / 10**9 < held[1]
+
+
 def test_speech_is_paid_by_the_character(gpt: openai.OpenAI, governor: Governor) -> None:
     """A recording tells no usage: the characters that were spoken do."""
     gpt.audio.speech.create(model="tts-1", voice="alloy", input="a river " * 100).read()
@@ -227,7 +243,7 @@ def test_what_cannot_be_governed_is_refused(
     ask: Any, gpt: openai.OpenAI, provider: FakeProvider
 ) -> None:
     """Nothing that may cost money passes unseen, and the error says what to do instead."""
-    with pytest.raises(NotGoverned, match="client that was wrapped"):
+    with pytest.raises(NotGoverned, match="client that was wrapped|enter its cost"):
         ask(gpt)
     assert provider.requests == []
 
