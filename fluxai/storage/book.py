@@ -7,6 +7,7 @@ caller holds the lock, or the transaction.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
@@ -75,76 +76,76 @@ UTC_DAY_US = 86_400_000_000
 OVERDUE_LOOKED_AT_MAX = 4 * OVERDUE_PER_RESERVE_MAX
 
 
-class Book:
+class Book(ABC):
     """One view of the ledger in which verbs are carried out."""
 
     notices: Notices
 
     # -- rows: what a backend supplies ------------------------------------------------------
 
+    @abstractmethod
     def version(self, tenant: str) -> Version:
         """Return the version of the rules that decide about a tenant."""
-        raise NotImplementedError
 
+    @abstractmethod
     def find(self, tenant: str, uid: int) -> Reservation | None:
         """Return a reservation of that tenant."""
-        raise NotImplementedError
 
+    @abstractmethod
     def find_key(self, tenant: str, key: str) -> Reservation | None:
         """Return the reservation made with that idempotency key."""
-        raise NotImplementedError
 
+    @abstractmethod
     def find_event(self, tenant: str, key: int | str) -> UsageEvent | None:
         """Return an event of that tenant."""
-        raise NotImplementedError
 
+    @abstractmethod
     def counter(self, key: CounterKey) -> Counter | None:
         """Return a counter that exists."""
-        raise NotImplementedError
 
+    @abstractmethod
     def open_sums(self, key: CounterKey, end_us: int, at_us: int) -> Iterable[tuple[int, int]]:
         """List (counted_us, amount) of the events that a new counter has to start with."""
-        raise NotImplementedError
 
+    @abstractmethod
     def open_holds(self, key: CounterKey, end_us: int) -> Iterable[Reservation]:
         """List the open reservations that a new counter has to hold as well."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add_counter(self, counter: Counter) -> None:
         """Keep a new counter."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fired(self, counter: Counter, policy_id: str, share: str) -> bool:
         """Note that a share was announced; False when it had been before."""
-        raise NotImplementedError
 
+    @abstractmethod
     def held(self, reservation: Reservation) -> Sequence[Counter]:
         """Return the counters in which a reservation is held."""
-        raise NotImplementedError
 
+    @abstractmethod
     def set_held(self, reservation: Reservation, counters: Sequence[Counter]) -> None:
         """Say in which counters a reservation is held from now on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add(self, reservation: Reservation) -> None:
         """Keep a new reservation."""
-        raise NotImplementedError
 
+    @abstractmethod
     def changed(self, reservation: Reservation, before: str) -> None:
         """Keep a reservation whose state was `before`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add_event(self, event: UsageEvent) -> None:
         """Append an event and fold it into the daily sums."""
-        raise NotImplementedError
 
+    @abstractmethod
     def overdue(self, tenant: str | None, at_us: int, limit: int) -> list[Reservation]:
         """List open reservations whose time is over, oldest first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pending_count(self, tenant: str) -> int:
         """Count the pending reservations of a tenant."""
-        raise NotImplementedError
 
     def horizon_us(self) -> int:
         """Say from when on resolved ids are still remembered."""
