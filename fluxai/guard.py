@@ -105,6 +105,21 @@ class Call(Granted):
         self.ended = False
         self._charged = False
         self._before = before
+        self._ttl_us = reservation.expires_us - reservation.counted_us
+        self._half_us = reservation.counted_us + self._ttl_us // 2
+
+    @property
+    def overdue(self) -> bool:
+        """Whether half of the hold's time is gone: a stream that lives on extends it then."""
+        return self.governor.clock.now_us() >= self._half_us
+
+    def extend(self) -> None:
+        """Let the hold live on, for as long again. Never raises."""
+        try:
+            self.governor.extend(self.reservation, ttl=f"{max(1, self._ttl_us // 1_000_000)}s")
+        except FluxAIError as error:
+            log.warning("a stream's hold could not be extended: %s", error)
+        self._half_us = self.governor.clock.now_us() + self._ttl_us // 2
 
     def charged(self) -> None:
         """Say that the provider has charged: an error later on no longer gives the money back."""
@@ -178,17 +193,23 @@ class Call(Granted):
         self.ended = True
         self._keep(lambda: self.governor.release(self.reservation))
 
-    def end(self, error: BaseException | None) -> None:
-        """End what was neither settled nor released, by how the body ended. Never raises."""
-        if isinstance(error, GeneratorExit):
-            self.governor.when_free(lambda: self._end(error))
-        else:
-            self._end(error)
+    def end(self, error: BaseException | None, before: BaseException | None = None) -> None:
+        """End what was neither settled nor released, by how the body ended. Never raises.
 
-    def _end(self, error: BaseException | None) -> None:
+        Args:
+            error: How it ended.
+            before: An error that was being handled meanwhile, and says nothing of how it ended.
+        """
+        if isinstance(error, GeneratorExit):
+            self.governor.when_free(lambda: self._end(error, before))
+        else:
+            self._end(error, before)
+
+    def _end(self, error: BaseException | None, before: BaseException | None) -> None:
         if self.ended:
             return
-        if error is None or self._charged or may_have_been_charged(error, self._before):
+        before = self._before if before is None else before
+        if error is None or self._charged or may_have_been_charged(error, before):
             self.settle_expected()
         else:
             self.ended = True
@@ -272,14 +293,31 @@ class AsyncCall(Granted):
                 raise problem
 
 
-def begin(governor: Governor, request: CallArguments, before: BaseException | None = None) -> Call:
+def begin(
+    governor: Governor,
+    request: CallArguments,
+    before: BaseException | None = None,
+    fits: Callable[[str], bool] | None = None,
+) -> Call:
     """Reserve for a call, or raise its refusal.
 
     Args:
         governor: Holds the budgets.
         request: What `reserve` takes.
         before: The error that is being handled around the call, if any.
+        fits: Says whether a model that the call was moved to can do what is asked. Where it can't,
+            the call is decided once more, without a downgrade.
     """
+    call = _begun(governor, request, before)
+    if fits is None or call.decision != "downgraded":
+        return call
+    if call.model is not None and fits(call.model):
+        return call
+    call.release()
+    return _begun(governor, {**request, "fixed_tool": True}, before)
+
+
+def _begun(governor: Governor, request: CallArguments, before: BaseException | None) -> Call:
     reservation = governor.reserve(**request)
     if not reservation.allowed:
         governor.refused_calls += 1
@@ -292,7 +330,9 @@ def begin(governor: Governor, request: CallArguments, before: BaseException | No
     return Call(governor, reservation, before)
 
 
-async def begin_async(governor: Governor, request: CallArguments) -> Call:
+async def begin_async(
+    governor: Governor, request: CallArguments, fits: Callable[[str], bool] | None = None
+) -> Call:
     """Reserve for a call in async code; a caller that is cancelled meanwhile leaves no hold.
 
     A hold under an idempotency key stays: the key is there for the retry, which finds it.
@@ -300,7 +340,7 @@ async def begin_async(governor: Governor, request: CallArguments) -> Call:
     before = sys.exception()
     keeps = request.get("idempotency_key") is not None
     return await governor.hops.hold(
-        lambda: begin(governor, request, before), _leave if keeps else Call.release
+        lambda: begin(governor, request, before, fits), _leave if keeps else Call.release
     )
 
 

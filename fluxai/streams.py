@@ -7,18 +7,14 @@ settled when it is closed or let go: at the expected cost, unless its final usag
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
-from fluxai.core.errors import FluxAIError
 from fluxai.core.usage import Usage
 from fluxai.texts import tells_final_usage, text_of
 
 if TYPE_CHECKING:
     from fluxai.guard import Call
-
-log = logging.getLogger("fluxai")
 
 #: Chunks kept whole; of later ones only those with usage, and the text of the others.
 CHUNKS_MAX = 1_000
@@ -33,9 +29,6 @@ class _Watched:
         self._later: list[str] = []
         #: Whether the final usage has come: what a reader leaves unread then costs nothing.
         self._told = False
-        reservation = call.reservation
-        self._ttl_us = reservation.expires_us - reservation.counted_us
-        self._half_us = reservation.counted_us + self._ttl_us // 2
 
     def took(self, chunk: Any) -> bool:
         """Note a chunk; True when the hold should be extended."""
@@ -44,16 +37,7 @@ class _Watched:
             self._chunks.append(chunk)
         else:
             self._later.append(text_of(chunk))
-        return self.call.governor.clock.now_us() >= self._half_us
-
-    def extend(self) -> None:
-        """Let a long stream's hold live on: streams extend at half their time."""
-        governor = self.call.governor
-        try:
-            governor.extend(self.call.reservation, ttl=f"{max(1, self._ttl_us // 1_000_000)}s")
-        except FluxAIError as error:
-            log.warning("a stream's hold could not be extended: %s", error)
-        self._half_us = governor.clock.now_us() + self._ttl_us // 2
+        return self.call.overdue
 
     def end(self, error: BaseException | None) -> None:
         """Settle once: exactly where the stream told its usage, else at an estimate."""
@@ -102,7 +86,7 @@ class GovernedStream(Iterator[Any]):
             self._watched.end(None if isinstance(error, StopIteration) else error)
             raise
         if self._watched.took(chunk):
-            self._watched.extend()
+            self._watched.call.extend()
         return chunk
 
     def close(self) -> None:
@@ -152,7 +136,7 @@ class AsyncGovernedStream(AsyncIterator[Any]):
             await self._end(None if isinstance(error, StopAsyncIteration) else error)
             raise
         if self._watched.took(chunk):
-            await self._hops.run(self._watched.extend)
+            await self._hops.run(self._watched.call.extend)
         return chunk
 
     async def aclose(self) -> None:

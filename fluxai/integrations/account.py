@@ -62,26 +62,11 @@ class Account(Generic[M]):
 
     def begin(self, request: CallArguments) -> Call:
         """Reserve for a model call, or raise its refusal."""
-        before = sys.exception()
-        call = begin(self.governor, self._movable(request), before)
-        if self._can_serve(call):
-            return call
-        call.release()
-        return begin(self.governor, {**request, "fixed_tool": True}, before)
+        return begin(self.governor, request, sys.exception(), self.models.__contains__)
 
     async def begin_async(self, request: CallArguments) -> Call:
         """Reserve for a model call in async code."""
-        call = await begin_async(self.governor, self._movable(request))
-        if self._can_serve(call):
-            return call
-        await self.governor.hops.run(call.release)
-        return await begin_async(self.governor, {**request, "fixed_tool": True})
-
-    def _movable(self, request: CallArguments) -> CallArguments:
-        return request if self.models else {**request, "fixed_tool": True}
-
-    def _can_serve(self, call: Call) -> bool:
-        return call.decision != "downgraded" or call.model in self.models
+        return await begin_async(self.governor, request, self.models.__contains__)
 
     def prices(self, tool: str) -> bool:
         """Say whether a tool is registered, and so has a price."""

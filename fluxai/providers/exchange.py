@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from abc import ABC, abstractmethod
@@ -52,16 +53,25 @@ class Attempts:
 
     def __init__(self) -> None:
         self.lost = 0
-        self._uncertain = False
+        #: How the attempt before the one under way ended. Where an SDK tries again while it handles
+        #: that, Python notes it as the context of all errors that follow.
+        self.before: BaseException | None = None
+        self._failed: BaseException | None = None
 
     def start(self) -> None:
-        """Note that the request is sent, once more perhaps."""
-        self.lost += self._uncertain
-        self._uncertain = False
+        """Note that the request is sent, once more perhaps: then the attempt before is lost."""
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            self.lost += may_have_been_charged(failed, self.before)
+            self.before = failed
 
     def fail(self, error: BaseException) -> None:
-        """Note how an attempt ended; it is lost if another one follows."""
-        self._uncertain = may_have_been_charged(error)
+        """Note how an attempt ended."""
+        self._failed = error
+
+    def forget(self) -> None:
+        """Let go of errors, which hold on to the frames that they passed."""
+        self.before = self._failed = None
 
 
 #: The attempts of the request that is under way.
@@ -91,12 +101,8 @@ class Exchange(ABC):
         """Reserve for all calls of the request, or for none and raise the refusal."""
         try:
             for call in self.paid:
-                request = self.request_for(call)
-                begun = begin(self.governor, request, before)
-                if not self._fits(begun, call):
-                    begun.release()
-                    begun = begin(self.governor, {**request, "fixed_tool": True}, before)
-                self.calls.append(begun)
+                fits = functools.partial(self._serves, call)
+                self.calls.append(begin(self.governor, self.request_for(call), before, fits))
         except BaseException:
             self._release()
             raise
@@ -106,12 +112,9 @@ class Exchange(ABC):
         hops = self.governor.hops
         try:
             for call in self.paid:
+                fits = functools.partial(self._serves, call)
                 request = self.request_for(call)
-                begun = await begin_async(self.governor, request)
-                if not self._fits(begun, call):
-                    await hops.run(begun.release)
-                    begun = await begin_async(self.governor, {**request, "fixed_tool": True})
-                self.calls.append(begun)
+                self.calls.append(await begin_async(self.governor, request, fits))
         except BaseException:
             await hops.run(self._release)
             raise
@@ -120,13 +123,11 @@ class Exchange(ABC):
         for call in self.calls:
             call.release()
 
-    def _fits(self, begun: Call, call: PaidCall) -> bool:
-        """Say whether a downgrade can do what is asked; otherwise it is decided without one."""
-        if begun.decision != "downgraded" or begun.model is None:
-            return True
+    def _serves(self, call: PaidCall, model: str) -> bool:
+        """Say whether a model that a call was moved to can do what is asked."""
         models = self.governor.models
         try:
-            before, after = models.get(str(call.arguments["model"])), models.get(begun.model)
+            before, after = models.get(str(call.arguments["model"])), models.get(model)
         except (UnknownModel, LookupError):
             return False
         cap = call.arguments.get("max_output_tokens")
@@ -139,7 +140,7 @@ class Exchange(ABC):
     def failed(self, error: BaseException) -> None:
         """End the calls by how the request failed."""
         for call in self.calls:
-            call.end(error)
+            call.end(error, self.attempts.before)
         self._charge_lost()
 
     def answered(self, answer: Any) -> None:
@@ -200,6 +201,7 @@ class Exchange(ABC):
 
     def _charge_lost(self) -> None:
         """Record the attempts that were given up without anybody knowing what became of them."""
+        self.attempts.forget()
         for number in range(1, self.attempts.lost + 1):
             for call in self.calls:
                 reservation = call.reservation

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from fluxai.providers.events import object_in
 
 if TYPE_CHECKING:
     from fluxai.governor import Governor
@@ -60,12 +61,3 @@ class Follower:
             self.governor.when_free(lambda: self.answer(self._last))
         else:
             self.answer(self._last)
-
-
-def object_in(data: bytes) -> dict[str, object]:
-    """Return the JSON object that some bytes are; an empty one if they are none."""
-    try:
-        found = json.loads(data)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -2,9 +2,10 @@
 
 Two stacks live in that SDK. What `models`, `chats`, `batches` and the like ask passes
 `BaseApiClient._request`, plain and async, streamed or not. What `interactions`, `agents` and
-`decisions` ask passes `do_request` of a generated stack of its own, which does not retry what it got no answer to. The SDK has no way to copy a
-client: a wrapped one is a new object of the same type, whose parts are made to use a governed API
-client; it shares the connections of the client that was wrapped, and keeps that alive.
+`decisions` ask passes `do_request` of a generated stack of its own, which does not retry what it
+got no answer to. The SDK has no way to copy a client: a wrapped one is a new object of the same
+type, whose parts are made to use a governed API client; it shares the connections of the client
+that was wrapped, and keeps that alive.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from fluxai.core.usage import Usage
 from fluxai.guard import Call
 from fluxai.providers import gemini
 from fluxai.providers.disguise import dress, kind_of, refuse_socket, refuse_ungoverned
+from fluxai.providers.events import object_in
 from fluxai.providers.exchange import Exchange, Terms, attempts_now
 from fluxai.providers.meter import Meter
 from fluxai.providers.paid import PaidCall
@@ -169,7 +171,7 @@ def _noted(state: State, http_request: Any, answer: Any) -> Any:
     """Remember the size of a context cache that was made or asked for; return the answer."""
     said = answer.response_stream
     if "/cachedContents" in str(http_request.url) and isinstance(said, list) and said:
-        state.carry(_json(said[0]))
+        state.carry(object_in(said[0]))
     return answer
 
 
@@ -242,20 +244,13 @@ class _Request(Exchange):
     def settle_body(self, said: str | bytes) -> None:
         """Settle by a whole body."""
         call = self.calls[0]
-        body = _json(said)
+        body = object_in(said)
         self.state.carry(body)
-        if body is None or (self.paid[0].cap is None and "no_usage" in Usage.parse(body).flags):
+        if not body or (self.paid[0].cap is None and "no_usage" in Usage.parse(body).flags):
             # Vectors say nothing of what they cost.
             call.settle_expected()
         else:
             call.settle_result(body)
-
-
-def _json(said: str | bytes) -> Any:
-    try:
-        return json.loads(said)
-    except ValueError:
-        return None
 
 
 # -- streams ----------------------------------------------------------------------------------
@@ -333,7 +328,7 @@ class _CarryingMeter(Meter):
     def see(self, data: bytes) -> bool:
         """Note an event's data."""
         if b'"interaction.completed"' in data:
-            self._state.carry(_json(data))
+            self._state.carry(object_in(data))
         return super().see(data)
 
 
@@ -386,7 +381,7 @@ def _resource_class(kind: Any) -> type:
 
 
 def _generated_exchange(state: State, request: Any) -> _GeneratedRequest | None:
-    call = _paid(state, request.method, request.url, _json(request.content))
+    call = _paid(state, request.method, request.url, object_in(request.content))
     return None if call is None else _GeneratedRequest(state, request, call)
 
 

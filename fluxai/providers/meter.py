@@ -6,19 +6,17 @@ settles its call once, however the stream ends.
 
 from __future__ import annotations
 
-import json
-import logging
+import re
 from typing import TYPE_CHECKING, Any
 
-from fluxai.core.errors import FluxAIError, StreamStopped
+from fluxai.core.errors import StreamStopped
 from fluxai.core.ledger import COST
 from fluxai.core.usage import Usage
+from fluxai.providers.events import object_in
 from fluxai.texts import tells_final_usage, text_of
 
 if TYPE_CHECKING:
     from fluxai.guard import Call
-
-log = logging.getLogger("fluxai")
 
 #: Bytes of text kept to estimate a stream by that ends without usage; of what is beyond, its size.
 KEPT_BYTES = 4_000_000
@@ -26,6 +24,8 @@ KEPT_BYTES = 4_000_000
 TOLD_FIRST = 2
 TOLD_LAST = 4
 BYTES_PER_TOKEN = 4
+#: An event that tells usage, rather than that there is none yet.
+_TELLS_USAGE = re.compile(rb'"usage\w*"\s*:\s*(?!null|\s)')
 
 
 class Meter:
@@ -51,9 +51,6 @@ class Meter:
         self._stops = bool(getattr(reservation, "stop_stream", False))
         self._output = 0
         self._text: list[str] = []
-        ttl_us = reservation.expires_us - reservation.counted_us
-        self._ttl_us = ttl_us
-        self._half_us = reservation.counted_us + ttl_us // 2
 
     @property
     def ended(self) -> bool:
@@ -63,16 +60,11 @@ class Meter:
     @property
     def overdue(self) -> bool:
         """Whether the hold has to be extended, since the stream lives on."""
-        return self.governor.clock.now_us() >= self._half_us
+        return self.call.overdue
 
     def extend(self) -> None:
         """Let the hold of a long stream live on."""
-        governor = self.governor
-        try:
-            governor.extend(self.call.reservation, ttl=f"{max(1, self._ttl_us // 1_000_000)}s")
-        except FluxAIError as error:
-            log.warning("a stream's hold could not be extended: %s", error)
-        self._half_us = governor.clock.now_us() + self._ttl_us // 2
+        self.call.extend()
 
     def complete(self) -> None:
         """Note that the provider has said all: what a reader leaves unread costs nothing more."""
@@ -84,14 +76,12 @@ class Meter:
         Raises:
             StreamStopped: What was reserved is used up, and a policy says that streams stop then.
         """
-        if b'"usage' in data and b'"usage":null' not in data and b'"usage": null' not in data:
-            event = _json(data)
-            if event is not None:
-                self._tell(event)
-                # The one with the usage, that OpenAI adds behind the last one with a choice.
-                if self.hides_usage and event.get("choices") == []:
-                    return False
-        elif self._bytes < KEPT_BYTES:
+        if _TELLS_USAGE.search(data) and (event := object_in(data)):
+            self._tell(event)
+            # The one with the usage, that OpenAI adds behind the last one with a choice.
+            if self.hides_usage and event.get("choices") == []:
+                return False
+        if self._bytes < KEPT_BYTES:
             self._kept.append(data)
             self._bytes += len(data)
         else:
@@ -105,13 +95,11 @@ class Meter:
         if len(self._told) >= TOLD_FIRST + TOLD_LAST:
             del self._told[TOLD_FIRST]
         self._told.append(event)
-        self._kept.append(json.dumps(event).encode())
 
     def _stop_in_time(self, data: bytes) -> None:
         reservation = self.call.reservation
         rates = reservation.candidate.rates
-        event = _json(data)
-        text = "" if event is None or self._final else text_of(event)
+        text = "" if self._final else text_of(object_in(data))
         if rates is None or not text:
             return
         self._text.append(text)
@@ -131,11 +119,11 @@ class Meter:
         """Settle at a whole body, which is no stream."""
         if self.call.ended:
             return
-        parsed = _json(body)
-        if parsed is None:
-            self.call.settle_expected()
-        else:
+        parsed = object_in(body)
+        if parsed:
             self.call.settle_result(parsed)
+        else:
+            self.call.settle_expected()
 
     def end(self, error: BaseException | None) -> None:
         """Settle once: exactly where the usage was told, else at an estimate. Never raises."""
@@ -152,18 +140,10 @@ class Meter:
         if self._final:
             self.call.settle_result(self._told)
         elif self._kept:
-            chunks: list[Any] = [event for event in map(_json, self._kept) if event is not None]
+            chunks: list[Any] = [event for event in map(object_in, self._kept) if event]
             if self._unkept:
                 chunks.append("x" * (self._unkept // BYTES_PER_TOKEN))
             self.call.settle_result(chunks, aborted=error is not None and not self._complete)
         else:
             # An answer had begun, so it was charged, whatever came of it.
             self.call.settle_expected()
-
-
-def _json(data: bytes) -> dict[str, Any] | None:
-    try:
-        found = json.loads(data)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None

@@ -17,14 +17,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from fluxai.charges import may_have_been_charged
 from fluxai.context import already_held
 from fluxai.core.errors import FluxAIError, NotGoverned
 from fluxai.guard import Call, CallArguments
 from fluxai.providers import paid
 from fluxai.providers.disguise import dress, kind_of, refuse_socket, refuse_ungoverned
+from fluxai.providers.events import object_in
 from fluxai.providers.exchange import Exchange, Payer, Terms, attempts_now
-from fluxai.providers.follower import Follower, object_in
+from fluxai.providers.follower import Follower
 from fluxai.providers.meter import Meter
 from fluxai.providers.paid import PaidCall
 from fluxai.providers.taps import tap
@@ -152,8 +152,9 @@ def _share(governed: Any, kind: Any) -> None:
 def note_lost_attempt() -> None:
     """Count an attempt that may have been charged: the SDK handles its error, to try again."""
     attempts, error = attempts_now.get(), sys.exception()
-    if attempts is not None and error is not None and may_have_been_charged(error):
-        attempts.lost += 1
+    if attempts is not None and error is not None:
+        attempts.fail(error)
+        attempts.start()
 
 
 def exchange_for(client: Any, options: Any) -> Request | None:

@@ -12,10 +12,11 @@ import functools
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from fluxai.providers.disguise import kind_of
+from fluxai.core.errors import StreamStopped
+from fluxai.providers.disguise import dress, kind_of
+from fluxai.providers.events import EVENT_END, data_of
 
 if TYPE_CHECKING:
-    from fluxai.core.errors import StreamStopped
     from fluxai.providers.follower import Follower
     from fluxai.providers.meter import Meter
 
@@ -43,15 +44,16 @@ class Tap:
         if not self.events:
             self._body.append(chunk)
             return chunk
+        # An end may lie across two chunks; what was searched before holds none.
+        searched = max(0, len(self._rest) - len(b"\r\n\r"))
         self._rest += chunk
-        passed = []
-        while self.stopped is None:
-            cut = _event_end(self._rest)
-            if cut < 0:
-                break
-            event, self._rest = self._rest[:cut], self._rest[cut:]
+        passed, begin = [], 0
+        while self.stopped is None and (end := EVENT_END.search(self._rest, searched)):
+            event = self._rest[begin : end.end()]
+            begin = searched = end.end()
             if self._see(event):
                 passed.append(event)
+        self._rest = self._rest[begin:]
         return b"".join(passed)
 
     def finish(self) -> bytes:
@@ -60,11 +62,7 @@ class Tap:
         return rest if rest and self._see(rest) else b""
 
     def _see(self, event: bytes) -> bool:
-        from fluxai.core.errors import StreamStopped
-
-        data = b"\n".join(
-            line[5:].lstrip() for line in event.splitlines() if line.startswith(b"data:")
-        )
+        data = data_of(event)
         if data == _DONE:
             self.meter.complete()
         if not data or data == _DONE:
@@ -86,14 +84,6 @@ class Tap:
             self.meter.end(error)
         else:
             self.meter.answer(b"".join(self._body))
-
-
-def _event_end(data: bytes) -> int:
-    """Return where the first whole event ends; -1 where there is none yet."""
-    ends = [
-        at + len(mark) for mark in (b"\n\n", b"\r\n\r\n", b"\r\r") if (at := data.find(mark)) >= 0
-    ]
-    return min(ends, default=-1)
 
 
 def tap(response: Any, meter: Meter | Follower) -> None:
@@ -197,6 +187,5 @@ def _tapped(kind: Any) -> type:
             if held is not None:
                 let_go(held.meter)
 
-    Tapped.__name__, Tapped.__qualname__ = kind.__name__, kind.__qualname__
-    Tapped.__module__ = kind.__module__
+    dress(Tapped, kind)
     return Tapped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from decimal import Decimal
 from typing import Any
 
@@ -152,6 +153,27 @@ def test_an_attempt_that_was_lost_counts_too(
     assert exact.flags == ()
     assert "estimated" in lost.flags
     assert lost.cost > 0
+
+
+@pytest.mark.parametrize(
+    "surface", [found for found in SURFACES if found.name in ("chat", "messages")], ids=str
+)
+@pytest.mark.parametrize("then", [[500], [400]], ids=["answered", "refused"])
+def test_an_attempt_that_was_lost_counts_once(
+    surface: Surface, then: list[int], governor: Governor, provider: FakeProvider
+) -> None:
+    """Also where an SDK tries again while it handles the time-out, so that errors hang together."""
+    provider.hang()
+    for status in then:
+        provider.fail(status, retry_after=0)
+    client = wrapped(surface, governor, provider, max_retries=2, timeout=0.5)
+    with pytest.raises(Exception, match="400") if 400 in then else nullcontext():
+        surface.ask(client)
+    (held,) = governor.reservations()
+    assert held.state == ("released" if 400 in then else "settled")
+    events = governor.events()
+    assert sum("estimated" in event.flags for event in events) == 1
+    assert len(events) == (1 if 400 in then else 2)
 
 
 @every_surface
