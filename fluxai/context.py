@@ -45,6 +45,26 @@ surroundings: ContextVar[Surroundings] = ContextVar("fluxai.surroundings", defau
 already_held: ContextVar[bool] = ContextVar("fluxai.already_held", default=False)
 
 
+#: Where calls run on what they ask for, whatever is certified: takes the ids of those whose prompts
+#: were looked at. None where certificates hold.
+unrouted: ContextVar[list[int] | None] = ContextVar("fluxai.unrouted", default=None)
+
+
+@contextmanager
+def running_as_asked() -> Iterator[list[int]]:
+    """Run the calls inside on the models that they ask for, whatever a certificate allows.
+
+    Yields:
+        The ids of those calls for which a policy with `quality_risk` was looked at.
+    """
+    seen: list[int] = []
+    token = unrouted.set(seen)
+    try:
+        yield seen
+    finally:
+        unrouted.reset(token)
+
+
 @contextmanager
 def held_outside() -> Iterator[None]:
     """Let wrapped clients pass calls on, for an adapter that has reserved for them itself."""

@@ -33,8 +33,10 @@ from fluxai.context import (
     NOWHERE,
     budget_block,
     label_pairs,
+    running_as_asked,
     same_payer,
     surroundings,
+    unrouted,
 )
 from fluxai.core.clock import Clock, SystemClock, as_clock
 from fluxai.core.decisions import (
@@ -44,6 +46,7 @@ from fluxai.core.decisions import (
     Posting,
     Reservation,
     ReservationExtra,
+    Routing,
     Settlement,
     UsageEvent,
 )
@@ -74,8 +77,10 @@ from fluxai.planning import (
     Request,
     digest,
     unchecked,
+    why_routed,
 )
 from fluxai.policy.engine import PolicyEngine, decided, offer_cheaper
+from fluxai.routing.certificates import DIGITS
 from fluxai.settling import Pricer
 from fluxai.storage.base import (
     Adjust,
@@ -105,8 +110,10 @@ if TYPE_CHECKING:
     from fluxai.costs.learning import Trace
     from fluxai.govern import GovernOptions
     from fluxai.guard import CallArguments, Guard
+    from fluxai.learning import Learned
     from fluxai.leases import Leases
     from fluxai.registries import Models, Policies, Tenants, Tools, Users
+    from fluxai.routing import Outcome
     from fluxai.spool import Spool
 
 log = logging.getLogger("fluxai")
@@ -192,6 +199,10 @@ class Governor:
         self.rejected_settlements = 0
         #: Responses of guarded calls that were not understood, and settled at an estimate.
         self.unread_responses = 0
+        #: Prompts that the analyzer failed on; they were not downgraded.
+        self.unread_prompts = 0
+        #: Comparisons of two models that failed; their callers have their answers.
+        self.failed_comparisons = 0
         self._ids = ids if ids is not None else Uuid7Source()
         self._subjects = subjects
         self._allow_unheld = on_storage_error == "allow"
@@ -228,6 +239,7 @@ class Governor:
         self._pricer = Pricer(self.planner, self.registry, self.estimator)
         self.hops = Hops(blocking=self.storage.capabilities.blocking)
         self._refusals: OrderedDict[int, Decision] = OrderedDict()
+        self._learned: Learned | None = None
         self.leases = self._open_leases()
         try:
             if self._allow_unheld:
@@ -344,6 +356,56 @@ class Governor:
         return Policies(self)
 
     @property
+    def prompt_analyzer(self) -> Any:
+        """What judges prompts: the `analyzer` that was passed in, or the shipped one."""
+        if self.analyzer is None:
+            from fluxai.prompts import PromptAnalyzer
+
+            self.analyzer = PromptAnalyzer()
+        return self.analyzer
+
+    @property
+    def routing(self) -> Learned:
+        """What outcomes of calls have taught, and what they prove."""
+        if self._learned is None:
+            from fluxai.learning import Learned
+
+            self._learned = Learned(self)
+        return self._learned
+
+    def feedback(
+        self,
+        id: str,  # noqa: A002 -- the public name
+        *,
+        quality: float | None = None,
+        ok: bool | None = None,
+        model: str | None = None,
+        source: str = "human",
+        prompt: Any = None,
+        tenant: str | None = None,
+    ) -> Outcome:
+        """Say how good a call's answer was. Saying it again of the same model replaces it.
+
+        Args:
+            id: Of the reservation that the call was made under.
+            quality: From 0 to 1; or
+            ok: whether the answer was right.
+            model: Whose answer it was; that of the call without it.
+            source: Who says so: `human`, `tests`, or any word of yours.
+            prompt: The prompt or messages, where the call was not reserved under a policy with
+                `quality_risk`, so that how hard it is was not kept.
+            tenant: Whose call it must be.
+
+        Raises:
+            NotFound: No such call.
+            InvalidRequest: The quality is no number from 0 to 1.
+            StorageError: It can't be kept.
+        """
+        return self.routing.feedback(
+            id, quality=quality, ok=ok, model=model, source=source, prompt=prompt, tenant=tenant
+        )
+
+    @property
     def approvals(self) -> Approvals:
         """Calls that wait for a human, and their answers."""
         from fluxai.approvals import Approvals
@@ -434,6 +496,9 @@ class Governor:
                 fixed_tool=fixed_tool,
                 here=here,
             )
+        routing = None
+        if plan.routes:
+            plan, routing = self._routed(plan, prompt, messages, at_us)
         candidate = plan.first
         rate = candidate.input_rate
         expected = upper = -1
@@ -488,10 +553,14 @@ class Governor:
                 beside,
             )
             needs, reservation._method, traces = self.planner.needs(plan, request)
+            if routing is not None and None in needs:
+                plan, needs = self.planner.fitting(plan, needs, at_us)
             if plan.repeats:
                 by_unit = reservation._method == "units"
                 plan = self.planner.counted(plan, needs, request, by_unit=by_unit)
         reservation.uid = self._ids(at_us)
+        if routing is not None and (seen := unrouted.get()) is not None:
+            seen.append(reservation.uid)
         reservation.subject = plan.subject
         reservation.decision = "allowed"
         reservation.verdict = None
@@ -501,7 +570,7 @@ class Governor:
         reservation.expires_us = at_us + (DEFAULT_TTL_US if ttl is None else ttl_us(ttl))
         reservation.state = RESERVED
         reservation.event = None
-        reservation.extra = None
+        reservation.extra = None if routing is None else ReservationExtra(routing=routing)
         reservation.trace = None
         if idempotency_key is not None or approval_id is not None or here.approval_id is not None:
             return self._reserve_bound(
@@ -535,7 +604,8 @@ class Governor:
                     tools,
                     beside,
                     by_unit=reservation._method == "units",
-                )
+                ),
+                routing=routing,
             )
         ask = _make(Ask, (reservation, plan, needs, at_us + APPROVAL_TTL_US))
         try:
@@ -547,11 +617,50 @@ class Governor:
                 model is None, prompt, messages, tools, input_tokens, max_output_tokens, units
             )
             answer = self._decided(ask, answer, request)
+        if routing is not None and routing.covered and answer.decision == "denied":
+            # What saves money must not refuse a call that its own model would have had room for.
+            with running_as_asked():
+                return self.reserve(
+                    tenant=tenant,
+                    user=user,
+                    model=model,
+                    tool=tool,
+                    prompt=prompt,
+                    messages=messages,
+                    tools=tools,
+                    input_tokens=input_tokens,
+                    max_output_tokens=max_output_tokens,
+                    units=units,
+                    labels=labels,
+                    ttl=ttl,
+                    fixed_tool=fixed_tool,
+                    beside=beside,
+                )
         if traces:
             _trace(answer, plan, traces)
         if self._alerts:
             self._announce()
         return reservation if answer is reservation else answer
+
+    def _routed(
+        self, plan: Plan, prompt: Any, messages: Any, at_us: int
+    ) -> tuple[Plan, Routing | None]:
+        """Return the plan that holds for a prompt, and what the prompt was found to be."""
+        asked = prompt if prompt is not None else messages
+        if asked is None:
+            return plan, None
+        try:
+            analysis = self.prompt_analyzer.analyze(asked)
+            score = round(float(analysis.gain), DIGITS)
+        except Exception:
+            # Whose analyzer it is may be anybody's; the call runs on what it asked for.
+            self.unread_prompts += 1
+            log.exception("a prompt could not be analysed; nothing is downgraded for it")
+            return plan, None
+        if unrouted.get() is not None:
+            return plan, Routing(score, plan.first.tool, (), "it runs on what it asks for")
+        found = self.planner.covering(plan, score, at_us)
+        return found, Routing(score, plan.first.tool, found.origin.covered, why_routed(plan, score))
 
     def _reserve_bound(
         self,
@@ -581,7 +690,7 @@ class Governor:
                 log.debug("the approval of the surrounding block is not for this call")
         if key is not None:
             check_text("idempotency_key", key)
-        reservation.extra = ReservationExtra(key=key, digest=digest)
+        reservation.extra = ReservationExtra(key=key, digest=digest, routing=reservation.routing)
         answer = self._submit(
             Ask(reservation, plan, needs, reservation.counted_us + APPROVAL_TTL_US), request
         )
@@ -712,6 +821,9 @@ class Governor:
         if plan.version != self.storage.version(plan.subject.tenant):
             self.planner.forget(plan.subject.tenant)
             plan = self.planner.compile(plan.subject, at_us, plan.origin)
+        routing = None
+        if plan.routes:
+            plan, routing = self._routed(plan, prompt, messages, at_us)
         request = Request(
             model is None,
             prompt,
@@ -723,6 +835,8 @@ class Governor:
             beside,
         )
         needs, method, _ = self.planner.needs(plan, request)
+        if routing is not None and None in needs:
+            plan, needs = self.planner.fitting(plan, needs, at_us)
         if plan.repeats:
             plan = self.planner.counted(plan, needs, request, by_unit=method == "units")
         keys = dict(key for candidate in plan.candidates for key in candidate.keys)
@@ -1130,6 +1244,42 @@ class Governor:
         from fluxai.govern import govern
 
         return govern(self, **options)
+
+    def compare(
+        self,
+        *,
+        cheap: str,
+        judge: Callable[[Any, Any, Any], Any],
+        asked: str | None = None,
+        share: float = 0.05,
+        tenant: str | None = None,
+        random: Callable[[], float] | None = None,
+    ) -> Callable[[F], F]:
+        """Decorate a function that answers a prompt: some of its calls are answered by both models.
+
+        A drawn call is answered by the model it asks for, whatever a certificate allows, and its
+        caller gets that answer. Then the cheaper model answers too, under the label
+        `comparing=<cheap>`: a policy on that label is the budget of comparing. What the judge says
+        of both is kept as an outcome; what fails meanwhile is logged and counted.
+
+        Args:
+            cheap: The cheaper model.
+            judge: Called with the prompt and both answers; returns the quality of each, from 0 to
+                1, or whether each is right. May be a coroutine function where the function is.
+            asked: The model that is asked for, where a call names none.
+            share: How many of the calls are compared.
+            tenant: Whose outcomes; otherwise that of the `subject()` block.
+            random: Draws from 0 to 1.
+
+        Raises:
+            InvalidRequest: The function has no parameter `model`, or is a stream.
+        """
+        from fluxai.comparing import compare
+
+        drawn = {} if random is None else {"random": random}
+        return compare(
+            self, cheap=cheap, judge=judge, asked=asked, share=share, tenant=tenant, **drawn
+        )
 
     @contextmanager
     def budget(

@@ -26,6 +26,7 @@ from fluxai.policy.compile import Extra, RuleIndex, RuleSet, compile_plan
 from fluxai.policy.needs import Request, need_again, needs_of, units_of
 from fluxai.policy.records import Grant, Policy, Tenant, Tool, User, use_validators
 from fluxai.policy.repeats import for_call, without_call
+from fluxai.routing.certificates import Certificate
 from fluxai.storage.base import Ask, Rules, Storage
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Origin(NamedTuple):
     by_unit: bool
     fixed_tool: bool
     limits: tuple[tuple[str, int], ...]
+    #: Policies whose downgrade is certified for the prompt.
+    covered: tuple[str, ...] = ()
 
 
 class Planner:
@@ -190,6 +193,40 @@ class Planner:
         self.plans[key] = plan
         return plan
 
+    def covering(self, plan: Plan, score: float, at_us: int) -> Plan:
+        """Return the plan for a prompt of a score: its certified downgrades act.
+
+        Args:
+            plan: The one for whatever prompt.
+            score: How hard the prompt is, as `PromptAnalysis.gain`.
+            at_us: The present.
+        """
+        covered = tuple(
+            route.policy_id
+            for route in plan.routes
+            if route.threshold is not None and score <= route.threshold
+        )
+        if not covered:
+            return plan
+        subject, origin = plan.subject, plan.origin._replace(covered=covered)
+        key = _key(subject, origin)
+        found = self.plans.get(key)
+        if found is None or not found.start_us <= at_us < found.end_us:
+            found = self.plans[key] = self.compile(subject, at_us, origin)
+        # Compiled at once, or later by newer rules: what is covered is in them, or does not act.
+        return found
+
+    def fitting(
+        self, plan: Plan, needs: tuple[Need | None, ...], at_us: int
+    ) -> tuple[Plan, tuple[Need | None, ...]]:
+        """Leave certified downgrades out where the prompt does not fit what they lead to."""
+        if not plan.origin.covered:
+            return plan, needs
+        bare = plan.origin._replace(covered=())
+        found = self.compile(plan.subject, at_us, bare)
+        by_tool = {c.tool: need for c, need in zip(plan.candidates, needs, strict=True)}
+        return found, tuple(by_tool.get(candidate.tool) for candidate in found.candidates)
+
     def compile(self, subject: Subject, at_us: int, origin: Origin) -> Plan:
         """Compile a plan anew."""
         try:
@@ -198,7 +235,7 @@ class Planner:
             if not self._without_rules:
                 raise
             rules, user = _no_rules(subject.tenant), None
-        tool, by_unit, fixed_tool, limits = origin
+        tool, by_unit, fixed_tool, limits, covered = origin
         catalog = self.catalog_of(subject.tenant)
         try:
             priced = catalog.tool(tool) if by_unit else catalog.priced(tool, at_us)
@@ -221,6 +258,7 @@ class Planner:
             user=user,
             fixed_tool=fixed_tool,
             extras=tuple(Extra(*limit) for limit in limits),
+            covered=covered,
         )
         plan.origin = origin
         return plan
@@ -298,10 +336,22 @@ class Planner:
             version=stored.version,
             every=every[1],
             own=self._index(stored, self.catalog_of(tenant), every=False),
+            certificates=self._certificates(stored, tenant),
         )
         if len(self._rules) >= PLANS_MAX:
             self._rules.clear()
         self._rules[tenant] = found
+        return found
+
+    def _certificates(self, stored: Rules, tenant: str) -> dict[str, tuple[float, int]]:
+        """Read what was certified of a tenant's routes, where a policy asks for any."""
+        if all(row.get("quality_risk") is None for row in stored.policies):
+            return {}
+        found = {}
+        for row in self._storage.records("certificate", scope=tenant):
+            certificate = Certificate.from_dict(row)
+            if certificate.state == "valid" and certificate.certified is not None:
+                found[certificate.id] = (certificate.certified.threshold, certificate.expires_us)
         return found
 
     def _index(self, stored: Rules, catalog: ToolCatalog, *, every: bool) -> RuleIndex:
@@ -373,9 +423,7 @@ class Planner:
         self._rules.pop(plan.subject.tenant, None)
         subject = without_call(plan.subject)
         fresh = self.compile(subject, ask.reservation.counted_us, plan.origin)
-        tool, by_unit, fixed_tool, limits = plan.origin
-        key = (subject.tenant, subject.user, tool, subject.labels, by_unit, fixed_tool, limits)
-        self.plans[key] = fresh
+        self.plans[_key(subject, plan.origin)] = fresh
         first = ask.needs[0]
         assert first is not None  # noqa: S101 -- the requested tool always has a need
         units = None
@@ -383,7 +431,11 @@ class Planner:
             units = units_of(plan.candidates[0], first, catalog)
         catalog = self.catalog_of(plan.subject.tenant)
         before = plan.candidates[0]
-        needs = [need_again(found, before, first, units, catalog) for found in fresh.candidates]
+        needs: Sequence[Need | None] = [
+            need_again(found, before, first, units, catalog) for found in fresh.candidates
+        ]
+        if None in needs:
+            fresh, needs = self.fitting(fresh, tuple(needs), ask.reservation.counted_us)
         if fresh.repeats:
             fresh = self.counted(fresh, needs, request, by_unit=units is not None)
         ask.reservation.subject = fresh.subject
@@ -401,6 +453,28 @@ class Planner:
     ) -> tuple[tuple[Need | None, ...], str, Sequence[Trace | None]]:
         """Work out what a request needs of each candidate; see `needs_of`."""
         return needs_of(plan, request, self._estimator, self.catalog_of(plan.subject.tenant))
+
+
+def why_routed(plan: Plan, score: float) -> str:
+    """Say what certificates make of a prompt's score."""
+    found = []
+    for route in plan.routes:
+        if route.threshold is None:
+            found.append(f"nothing certifies {route.cheap} for it (policy {route.policy_id})")
+        else:
+            side = "covers" if score <= route.threshold else "does not cover"
+            found.append(
+                f"the certificate {route.certificate_id!r} {side} prompts that score {score:.4f} "
+                f"(up to {route.threshold:.4f}; policy {route.policy_id})"
+            )
+    return "; ".join(found)
+
+
+def _key(subject: Subject, origin: Origin) -> tuple[Any, ...]:
+    """Name a plan among those that are remembered."""
+    tool, by_unit, fixed_tool, limits, covered = origin
+    key = (subject.tenant, subject.user, tool, subject.labels, by_unit, fixed_tool, limits)
+    return (*key, covered) if covered else key
 
 
 def digest(

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from fluxai.policy.catalog import ToolCatalog
 
 
+#: In an event's flags: how hard the prompt is, and what was asked for before a certificate led away.
+SCORE_FLAG = "score="
+ASKED_FLAG = "asked="
 _NOT_UNDERSTOOD = frozenset({"no_usage", "clamped"})
 
 
@@ -83,6 +86,8 @@ class Pricer:
             # It was reserved elsewhere, or long ago.
             self._planner.fresh_prices(known.subject.tenant)
         flags: tuple[str, ...] = ("estimated",) if estimated else ()
+        if known.extra is not None and known.extra.routing is not None:
+            flags = (*flags, *routing_flags(known))
         if usage is not None and response is None and cost is None:
             if type(usage) is not Usage:
                 raise InvalidRequest("usage", f"must be a Usage, got {type(usage).__name__}")
@@ -488,3 +493,16 @@ def _require_one(response: Any, usage: Usage | None) -> None:
 
 def _expected_tokens(known: Reservation) -> int:
     return known.need.expected_input_tokens + known.output_tokens
+
+
+def routing_flags(known: Reservation) -> tuple[str, ...]:
+    """Say in an event how hard its prompt is, and from which model a certificate led it away."""
+    routing = known.routing
+    if routing is None:
+        return ()
+    score = f"{SCORE_FLAG}{routing.score:.4f}"
+    if known.decision == "downgraded" and any(
+        reason.acted and reason.policy_id in routing.covered for reason in known.reasons
+    ):
+        return score, f"{ASKED_FLAG}{routing.asked}"
+    return (score,)

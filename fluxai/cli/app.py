@@ -16,7 +16,9 @@ from fluxai.cli.database import db
 from fluxai.cli.demo import demo
 from fluxai.cli.policies import policies
 from fluxai.cli.prices import prices
+from fluxai.cli.routing import routing
 from fluxai.cli.run import run as run_program
+from fluxai.cli.simulate import simulate
 from fluxai.cli.status import status
 
 
@@ -48,6 +50,8 @@ for command in (
     budgets,
     policies,
     approvals,
+    routing,
+    simulate,
     prices,
     db,
 ):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from operator import sub
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from fluxai.core.errors import InvalidRequest
 from fluxai.core.estimates import CostLine, Estimate, cost_line, fixed_line
@@ -568,6 +568,11 @@ class Reservation(Decision):
         return None if self.extra is None else self.extra.note
 
     @property
+    def routing(self) -> Routing | None:
+        """How hard the prompt is, where a downgrade depends on that; known where it was reserved."""
+        return None if self.extra is None else self.extra.routing
+
+    @property
     def counted_at(self) -> datetime:
         """The time of the reserve, aware UTC."""
         return from_us(self.counted_us)
@@ -698,6 +703,24 @@ class ReservationExtra:
     resolved_us: int | None = None
     #: Why it was refused, where no policy's numbers say so.
     note: str | None = None
+    #: How hard its prompt is, where a downgrade depends on that. Known where it was reserved.
+    routing: Routing | None = None
+
+
+class Routing(NamedTuple):
+    """What a call's prompt was found to be, for downgrades that a certificate allows.
+
+    Attributes:
+        score: How hard it is, as `PromptAnalysis.gain`, rounded as certificates are.
+        asked: The tool that was asked for.
+        covered: Policies whose certificate covers it.
+        reason: Sentences that say why.
+    """
+
+    score: float
+    asked: str
+    covered: tuple[str, ...]
+    reason: str
 
 
 @dataclass(slots=True, kw_only=True)

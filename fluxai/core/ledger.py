@@ -362,16 +362,33 @@ def _one(instant_us: int) -> int:
     return instant_us
 
 
+class Route(NamedTuple):
+    """A downgrade that happens only where a certificate covers the prompt.
+
+    Attributes:
+        policy_id: Whose it is.
+        cheap: The tool that it leads to.
+        certificate_id: What has to cover the prompt.
+        threshold: Prompts that score at most this are covered; None where there is no certificate.
+    """
+
+    policy_id: str
+    cheap: str
+    certificate_id: str
+    threshold: float | None
+
+
 class _Course:
     """What every call reads of a plan, side by side as in `_Figures`."""
 
-    __slots__ = ("asks", "bound", "end_us", "first", "lease", "start_us", "subject")
+    __slots__ = ("asks", "bound", "end_us", "first", "lease", "routes", "start_us", "subject")
 
     asks: bool
     bound: object
     end_us: int
     first: Candidate
     lease: Decimal | None
+    routes: tuple[Route, ...]
     start_us: int
     subject: Subject
 
@@ -397,8 +414,12 @@ class Plan(_Course):
         lease: Decimal | None = None,
         repeats: tuple[CallCounter, ...] = (),
         call: str | None = None,
+        routes: tuple[Route, ...] = (),
     ) -> None:
         self.subject = subject
+        #: Downgrades that depend on the prompt. Each call is then decided by the plan for those
+        #: that cover it.
+        self.routes = routes
         #: The share of what is left that a process may take in advance; None where it may not.
         self.lease = lease
         self.version = version

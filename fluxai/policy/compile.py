@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from fluxai.core.ledger import (
@@ -22,10 +23,12 @@ from fluxai.core.ledger import (
     CounterFilter,
     CounterKey,
     Plan,
+    Route,
     Subject,
 )
 from fluxai.core.money import to_nano
 from fluxai.core.windows import MAX_US, MIN_US, Calendar, Window, to_us, window_at
+from fluxai.policy.promises import certificate_id
 from fluxai.policy.records import Grant, Policy, PolicyDecision, Tenant, User
 from fluxai.policy.repeats import call_label, counts_calls, fed_by_repeats, when_counted
 
@@ -222,7 +225,16 @@ class Extra(NamedTuple):
 class RuleSet:
     """All that decides about one tenant at one version."""
 
-    __slots__ = ("_windows", "calendar", "every", "own", "registered", "tenant", "version")
+    __slots__ = (
+        "_windows",
+        "calendar",
+        "certificates",
+        "every",
+        "own",
+        "registered",
+        "tenant",
+        "version",
+    )
 
     def __init__(
         self,
@@ -232,7 +244,10 @@ class RuleSet:
         version: tuple[int, int],
         every: RuleIndex,
         own: RuleIndex,
+        certificates: Mapping[str, tuple[float, int]] = MappingProxyType({}),
     ) -> None:
+        #: The threshold of each valid certificate, and until when it holds.
+        self.certificates = certificates
         #: Whether the tenant has a record.
         self.registered = tenant is not None
         self.tenant = tenant if tenant is not None else Tenant.model_construct(id=tenant_id)
@@ -363,6 +378,7 @@ def compile_plan(
     fixed_tool: bool = False,
     extras: Sequence[Extra] = (),
     default_output: int = DEFAULT_OUTPUT_TOKENS,
+    covered: Collection[str] = (),
 ) -> Plan:
     """Compile what has to be checked for one subject and tool.
 
@@ -376,6 +392,7 @@ def compile_plan(
         fixed_tool: The caller can't change the tool, so there are no fallbacks.
         extras: Limits of the surrounding `budget()` blocks.
         default_output: Most output tokens granted to a call without a cap of its own.
+        covered: Policies whose downgrade needs a certificate that covers the prompt, and has it.
     """
     apart = {extra.value for extra in extras}
     # The labels that name a call are nobody's choice either.
@@ -385,11 +402,13 @@ def compile_plan(
         return sorted(rules.applying(subject, tool, user, apart), key=lambda found: found[0].rank)
 
     applying = applying_to(requested)
+    ends_us = MAX_US
     tools = [requested]
     leads: dict[str, int] = {}
+    routes: list[Route] = []
     for rule, _, _ in applying:
         policy = rule.policy
-        if policy.decision != "downgrade" or policy.mode != "enforce":
+        if policy.decision != "downgrade" or (policy.mode != "enforce" and not policy.promise):
             continue
         named = policy.fallback_tool_id
         if named is not None and catalog.canonical(named) == requested.id:
@@ -398,12 +417,25 @@ def compile_plan(
         stand_in = None if fixed_tool else catalog.fallback(requested, named, at_us)
         if stand_in is None:
             continue
+        if policy.promise is not None:
+            # It acts only on prompts that a certificate covers: those have a plan of their own.
+            certificate = certificate_id(requested.id, stand_in.id, *policy.promise)
+            threshold, until_us = rules.certificates.get(certificate, (None, MAX_US))
+            if policy.mode != "enforce" or at_us >= until_us:
+                threshold = None
+            elif threshold is not None:
+                ends_us = min(ends_us, until_us)
+            routes.append(Route(rule.id, stand_in.id, certificate, threshold))
+            if threshold is None or rule.id not in covered:
+                continue
         known = next((n for n, tool in enumerate(tools) if tool.id == stand_in.id), None)
         if known is None:
             tools.append(stand_in)
             known = len(tools) - 1
         leads[rule.id] = known
-    end_us = min((at_us // _UTC_DAY_US + 1) * _UTC_DAY_US, *(tool.until_us for tool in tools))
+    end_us = min(
+        (at_us // _UTC_DAY_US + 1) * _UTC_DAY_US, ends_us, *(tool.until_us for tool in tools)
+    )
     start_us = at_us // _UTC_DAY_US * _UTC_DAY_US
     candidates = []
     for index, tool in enumerate(tools):
@@ -425,6 +457,7 @@ def compile_plan(
         candidates=tuple(candidates),
         lease=None if extras or repeats or len(tools) > 1 else _lease(applying),
         repeats=repeats,
+        routes=tuple(routes),
     )
 
 
@@ -523,7 +556,7 @@ def _candidate(
                             if share[0] > 1
                         ),
                         rank=rule.rank,
-                        forgiven=policy.decision == "downgrade" and lead == index,
+                        forgiven=_forgiven(policy, lead, index),
                         stops=policy.stop_stream,
                         repeats=when_counted(policy),
                     ),
@@ -554,7 +587,7 @@ def _candidate(
                 end_us=end_us,
                 alert_at=alerts_of(policy, limit) if slot >= 0 else (),
                 rank=rule.rank,
-                forgiven=policy.decision == "downgrade" and lead == index,
+                forgiven=_forgiven(policy, lead, index),
                 shrinks=policy.shrink_output,
                 stops=policy.stop_stream,
             )
@@ -599,6 +632,18 @@ def _candidate(
     return candidate, Window(start_us, until_us)
 
 
+def _forgiven(policy: Policy, lead: int, index: int) -> bool:
+    """Say whether a candidate may cross a limit: the one that the limit's downgrade leads to.
+
+    A downgrade that needs a certificate saves money and limits nothing, so that it refuses nothing.
+    """
+    if policy.decision != "downgrade":
+        return False
+    if policy.promise is not None:
+        return index > 0 or lead <= 0
+    return lead == index
+
+
 def alerts_of(policy: Policy, limit: int) -> tuple[tuple[int, str], ...]:
     """Return (amount, share) of the shares that a policy announces."""
     return tuple((_share_of(limit, share), str(share)) for share in policy.alert_at)
@@ -630,6 +675,8 @@ def name_of(policy: Policy) -> str:
         parts.append(str(policy.priority))
     if policy.limit_value is None:
         parts.append("repeats")
+    if policy.promise is not None:
+        parts.append("certified")
     name = "/".join(parts)
     return name if len(name) <= 128 else hashlib.sha256(name.encode()).hexdigest()[:32]
 

@@ -219,6 +219,9 @@ class Policy(_Record):
     of refusing it. `stop_stream` has streams stopped once their reservation is used up.
     `repeat_limit` is how often one and the same call may be made within the window; a policy that
     has it needs no `limit_value`.
+    `quality_risk` lets a `downgrade` happen only under a certificate: that at most this share of all
+    prompts is downgraded with harm, proved with `confidence` from the tenant's own outcomes. Without
+    one the call runs on the model that it asked for. See `docs/explanation/routing.md`.
     """
 
     tenant_id: Id
@@ -251,6 +254,8 @@ class Policy(_Record):
     shrink_output: bool = False
     repeat_limit: Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)] | None = None
     stop_stream: bool = False
+    quality_risk: Annotated[float, Field(gt=0, le=0.5, allow_inf_nan=False)] | None = None
+    confidence: Annotated[float, Field(ge=0.5, lt=1, allow_inf_nan=False)] | None = None
     id: Id | None = None
 
     if TYPE_CHECKING:
@@ -277,6 +282,8 @@ class Policy(_Record):
             shrink_output: bool = False,
             repeat_limit: int | None = None,
             stop_stream: bool = False,
+            quality_risk: float | None = None,
+            confidence: float | None = None,
             id: str | None = None,  # noqa: A002 -- the field's name
         ) -> None: ...
 
@@ -354,6 +361,13 @@ class Policy(_Record):
                     f"shrink_output: goes with a limit of cost or tokens; less output makes room in "
                     f"no limit of {self.counts}"
                 )
+        if self.quality_risk is not None:
+            if self.decision != "downgrade":
+                raise ValueError("quality_risk: goes with decision='downgrade'")
+            if self.repeat_limit is not None:
+                raise ValueError("quality_risk: a loop is no question of quality; leave it out")
+        elif self.confidence is not None:
+            raise ValueError("confidence: goes with quality_risk")
         if self.on_unpriced == "ceiling":
             if not self.unpriced_ceiling:
                 raise ValueError(
@@ -376,6 +390,13 @@ class Policy(_Record):
     def counts(self) -> str:
         """What is counted: `concurrent`, or the measure."""
         return "concurrent" if self.limit_type == "concurrent" else self.measure
+
+    @property
+    def promise(self) -> tuple[float, float] | None:
+        """What a downgrade has to keep to: (risk, confidence); None where it need not."""
+        if self.quality_risk is None:
+            return None
+        return self.quality_risk, 0.9 if self.confidence is None else self.confidence
 
     def limit_units(self) -> int:
         """Return the limit in what the ledger counts: nano-USD, or plain counts.
