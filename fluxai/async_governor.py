@@ -145,6 +145,7 @@ class AsyncGovernor:
     verify = _awaited(Governor.verify)
     estimator_of = _awaited(Governor.estimator_of)
     replay_spool = _awaited(Governor.replay_spool)
+    feedback = _awaited(Governor.feedback)
 
     @property
     def tenants(self) -> _Registry:
@@ -176,6 +177,11 @@ class AsyncGovernor:
         """Calls that wait for a human; see `Governor.approvals`."""
         return _Approvals(self.governor, "approvals")
 
+    @property
+    def routing(self) -> _Registry:
+        """What outcomes of calls have taught; see `Governor.routing`."""
+        return _Registry(self.governor, "routing")
+
     def wrap(
         self,
         client: C,
@@ -197,6 +203,21 @@ class AsyncGovernor:
     def govern(self, **options: Unpack[GovernOptions]) -> Callable[[F], F]:
         """Decorate a function that makes a paid call; see `Governor.govern`."""
         return self.governor.govern(**options)
+
+    def compare(
+        self,
+        *,
+        cheap: str,
+        judge: Callable[[Any, Any, Any], Any],
+        asked: str | None = None,
+        share: float = 0.05,
+        tenant: str | None = None,
+        random: Callable[[], float] | None = None,
+    ) -> Callable[[F], F]:
+        """Have some calls answered by both models; see `Governor.compare`."""
+        return self.governor.compare(
+            cheap=cheap, judge=judge, asked=asked, share=share, tenant=tenant, random=random
+        )
 
     def budget(
         self, limit: Decimal | str | int, *, tenant: str | None = None, **labels: str

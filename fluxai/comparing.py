@@ -135,7 +135,9 @@ class _Comparing:
         """
         if self._random() >= self._share:
             return None
-        values = self._signature.bind_partial(*args, **kwargs).arguments
+        bound = self._signature.bind_partial(*args, **kwargs)
+        bound.apply_defaults()
+        values = bound.arguments
         prompt = next((values[name] for name in _PROMPTS if values.get(name)), None)
         asked = values.get("model") or self._asked
         if prompt is None or asked is None or asked == self._cheap:
@@ -181,15 +183,15 @@ class _Comparing:
         first, second = (_judged(one) for one in said)
         governor = self._governor
         tenant = self._tenant or surroundings.get().tenant or DEFAULT_TENANT
-        catalog = governor.planner.catalog_of(tenant)
+        name = governor.routing.canonical
         at_us = governor._now()
         outcome = Outcome(
             id=uuid_text(sample.calls[0] if sample.calls else governor._ids(at_us)),
             at_us=at_us,
             score=sample.score,
             qualities={
-                catalog.canonical(sample.asked): first,
-                catalog.canonical(self._cheap): second,
+                name(tenant, sample.asked): first,
+                name(tenant, self._cheap): second,
             },
             source="comparison",
         )

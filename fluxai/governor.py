@@ -33,7 +33,6 @@ from fluxai.context import (
     NOWHERE,
     budget_block,
     label_pairs,
-    running_as_asked,
     same_payer,
     surroundings,
     unrouted,
@@ -356,7 +355,7 @@ class Governor:
         return Policies(self)
 
     @property
-    def prompt_analyzer(self) -> Any:
+    def _prompt_analyzer(self) -> Any:
         """What judges prompts: the `analyzer` that was passed in, or the shipped one."""
         if self.analyzer is None:
             from fluxai.prompts import PromptAnalyzer
@@ -617,25 +616,6 @@ class Governor:
                 model is None, prompt, messages, tools, input_tokens, max_output_tokens, units
             )
             answer = self._decided(ask, answer, request)
-        if routing is not None and routing.covered and answer.decision == "denied":
-            # What saves money must not refuse a call that its own model would have had room for.
-            with running_as_asked():
-                return self.reserve(
-                    tenant=tenant,
-                    user=user,
-                    model=model,
-                    tool=tool,
-                    prompt=prompt,
-                    messages=messages,
-                    tools=tools,
-                    input_tokens=input_tokens,
-                    max_output_tokens=max_output_tokens,
-                    units=units,
-                    labels=labels,
-                    ttl=ttl,
-                    fixed_tool=fixed_tool,
-                    beside=beside,
-                )
         if traces:
             _trace(answer, plan, traces)
         if self._alerts:
@@ -650,7 +630,7 @@ class Governor:
         if asked is None:
             return plan, None
         try:
-            analysis = self.prompt_analyzer.analyze(asked)
+            analysis = self._prompt_analyzer.analyze(asked)
             score = round(float(analysis.gain), DIGITS)
         except Exception:
             # Whose analyzer it is may be anybody's; the call runs on what it asked for.
@@ -661,6 +641,47 @@ class Governor:
             return plan, Routing(score, plan.first.tool, (), "it runs on what it asks for")
         found = self.planner.covering(plan, score, at_us)
         return found, Routing(score, plan.first.tool, found.origin.covered, why_routed(plan, score))
+
+    def _rerouted(self, ask: Ask, request: Request) -> Ask:
+        """Look again which certificates cover a prompt, after the rules have changed."""
+        reservation, plan = ask.reservation, ask.plan
+        if not plan.routes:
+            return ask
+        at_us = reservation.counted_us
+        found, routing = self._routed(plan, request.prompt, request.messages, at_us)
+        if reservation.extra is None:
+            reservation.extra = ReservationExtra()
+        reservation.extra.routing = routing
+        if found is plan:
+            return ask
+        needs, method, _ = self.planner.needs(found, request)
+        if None in needs:
+            found, needs = self.planner.fitting(found, needs, at_us)
+        if found.repeats:
+            found = self.planner.counted(found, needs, request, by_unit=method == "units")
+        reservation.subject = found.subject
+        return Ask(reservation, found, needs, ask.approval_expires_us)
+
+    def _as_asked(self, ask: Ask, request: Request) -> Ask:
+        """Ask again for the model that was asked for, where the one it was led to has no room.
+
+        What saves money must not refuse a call that its own model would be allowed.
+        """
+        reservation = ask.reservation
+        plan, needs = self.planner.fitting(ask.plan, tuple(ask.needs), reservation.counted_us)
+        if plan.repeats:
+            by_unit = reservation._method == "units"
+            plan = self.planner.counted(plan, needs, request, by_unit=by_unit)
+        reservation.subject = plan.subject
+        reservation.decision, reservation.state = "allowed", RESERVED
+        reservation.verdict, reservation._view, reservation._offers = None, None, ()
+        routing, extra = reservation.routing, reservation.extra
+        if routing is not None and extra is not None:
+            reason = (
+                f"{routing.reason}; but there is no room for it, so it runs on what it asks for"
+            )
+            extra.routing = routing._replace(covered=(), reason=reason)
+        return Ask(reservation, plan, needs, ask.approval_expires_us)
 
     def _reserve_bound(
         self,
@@ -711,12 +732,16 @@ class Governor:
         """Take in what the store decided, compiling the plan again while the rules change."""
         for _ in range(RECOMPILED_MAX):
             if type(answer) is Reservation:
-                if answer.decision == "denied":
+                if answer.decision != "denied":
+                    return answer
+                if answer.routing is None or not answer.routing.covered:
                     self._refused(answer, ask.plan, ask.needs)
-                return answer
-            if not isinstance(answer, Stale):
+                    return answer
+                ask = self._as_asked(ask, request)
+            elif isinstance(answer, Stale):
+                ask = self._rerouted(self.planner.recompiled(ask, request), request)
+            else:
                 _raise_refusal(answer)
-            ask = self.planner.recompiled(ask, request)
             try:
                 answer = self._reserve_one(ask)
             except StorageError as error:

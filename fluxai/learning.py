@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
+import random
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,7 +40,8 @@ log = logging.getLogger("fluxai")
 
 #: So many outcomes of a tenant are kept; the oldest go.
 KEPT: Final = 4_000
-_TRIES: Final = 8
+_TRIES: Final = 20
+_PAUSE_S: Final = 0.05
 _PAGE: Final = 1_000
 _GOOD_FROM: Final = 0.5
 
@@ -161,7 +164,7 @@ class Learned:
             id=uuid_text(read_uid(id, "id")),
             at_us=self._governor._now(),
             score=score,
-            qualities={self._canonical(owner, model or tool): said},
+            qualities={self.canonical(owner, model or tool): said},
             source=source,
         )
         return self.add(owner, [outcome])[0]
@@ -187,7 +190,7 @@ class Learned:
 
     def score(self, prompt: Any) -> float:
         """Say how hard a prompt is, as certificates and outcomes count it."""
-        return round(float(self._governor.prompt_analyzer.analyze(prompt).gain), DIGITS)
+        return round(float(self._governor._prompt_analyzer.analyze(prompt).gain), DIGITS)
 
     def add(self, tenant: str, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Keep outcomes, joined with what is known of the same calls, and look what they prove.
@@ -214,7 +217,9 @@ class Learned:
             except StorageError:
                 if self._governor.storage.version(_scope(tenant)) == version:
                     raise
-                continue  # somebody else has added some meanwhile
+                # Somebody else has added some meanwhile; not all are to come back together.
+                time.sleep(random.random() * _PAUSE_S)  # noqa: S311 -- no secret
+                continue
             self._kept.pop(tenant, None)
             self.review(tenant)
             return added
@@ -357,11 +362,12 @@ class Learned:
         """
         scorer = shipped()
         pairs = pairs_of(
-            self.outcomes(tenant), self._canonical(tenant, asked), self._canonical(tenant, cheap)
+            self.outcomes(tenant), self.canonical(tenant, asked), self.canonical(tenant, cheap)
         )
         return Calibration.fit((scorer.suffices(one.score), 1.0 - one.harmful) for one in pairs)
 
-    def _canonical(self, tenant: str, model: str) -> str:
+    def canonical(self, tenant: str, model: str) -> str:
+        """Return the id under which a tenant's model is counted, for any spelling."""
         check_text("model", model)
         self._governor.planner.fresh_prices(tenant)
         return self._governor.planner.catalog_of(tenant).canonical(model)

@@ -208,12 +208,15 @@ class Planner:
         )
         if not covered:
             return plan
-        subject, origin = plan.subject, plan.origin._replace(covered=covered)
+        subject, origin = without_call(plan.subject), plan.origin._replace(covered=covered)
         key = _key(subject, origin)
         found = self.plans.get(key)
-        if found is None or not found.start_us <= at_us < found.end_us:
+        if (
+            found is None
+            or found.version != plan.version
+            or not found.start_us <= at_us < found.end_us
+        ):
             found = self.plans[key] = self.compile(subject, at_us, origin)
-        # Compiled at once, or later by newer rules: what is covered is in them, or does not act.
         return found
 
     def fitting(
@@ -223,7 +226,7 @@ class Planner:
         if not plan.origin.covered:
             return plan, needs
         bare = plan.origin._replace(covered=())
-        found = self.compile(plan.subject, at_us, bare)
+        found = self.compile(without_call(plan.subject), at_us, bare)
         by_tool = {c.tool: need for c, need in zip(plan.candidates, needs, strict=True)}
         return found, tuple(by_tool.get(candidate.tool) for candidate in found.candidates)
 
@@ -422,8 +425,10 @@ class Planner:
         catalog = self.catalog_of(plan.subject.tenant)
         self._rules.pop(plan.subject.tenant, None)
         subject = without_call(plan.subject)
-        fresh = self.compile(subject, ask.reservation.counted_us, plan.origin)
-        self.plans[_key(subject, plan.origin)] = fresh
+        # What covers the prompt has to be looked up again, see `Governor._rerouted`.
+        origin = plan.origin._replace(covered=())
+        fresh = self.compile(subject, ask.reservation.counted_us, origin)
+        self.plans[_key(subject, origin)] = fresh
         first = ask.needs[0]
         assert first is not None  # noqa: S101 -- the requested tool always has a need
         units = None
@@ -431,11 +436,7 @@ class Planner:
             units = units_of(plan.candidates[0], first, catalog)
         catalog = self.catalog_of(plan.subject.tenant)
         before = plan.candidates[0]
-        needs: Sequence[Need | None] = [
-            need_again(found, before, first, units, catalog) for found in fresh.candidates
-        ]
-        if None in needs:
-            fresh, needs = self.fitting(fresh, tuple(needs), ask.reservation.counted_us)
+        needs = [need_again(found, before, first, units, catalog) for found in fresh.candidates]
         if fresh.repeats:
             fresh = self.counted(fresh, needs, request, by_unit=units is not None)
         ask.reservation.subject = fresh.subject

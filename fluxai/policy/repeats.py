@@ -122,6 +122,7 @@ def for_call(plan: Plan, call: str, needs: Sequence[Need | None]) -> Plan:
             for candidate, need in zip(plan.candidates, needs, strict=True)
         ),
         call=call,
+        routes=plan.routes,
     )
     made.origin = plan.origin
     return made
