@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 
 from fluxai.prompts import Calibration, PromptAnalyzer
 from fluxai.prompts.scorer import shipped
+from fluxai.routing import Pair, certify
 from tests.measure import original_heuristic
 from tests.measure.gains import apgr, calibration_error, calls_needed, macro_f1, noise, recall
 from tests.measure.rivals import rivals
@@ -38,6 +39,10 @@ PAIRS: Final = (
     ("meta_llama_3_1_8b_instruct", "meta_llama_3_1_70b_instruct"),
     ("meta_llama_3_1_8b_instruct", "gemini_1_5_pro_002"),
 )
+#: Risks and numbers of outcomes of which certificates are tried.
+CERTIFIED: Final = ((0.10, 500), (0.05, 500), (0.02, 200))
+_CONFIDENCE: Final = 0.9
+_SPLITS: Final = 400
 _OUTCOMES: Final = 200
 _DRAWS: Final = 100
 _RESAMPLES: Final = 200
@@ -278,6 +283,50 @@ def speed(rows: Sequence[Outcome]) -> str:
     return table(("prompt", "CPU time"), shown)
 
 
+def certificates(rows: Sequence[Outcome]) -> str:
+    """Show how often certificates are violated, and how much they route, over random splits."""
+    scores: dict[str, Score] = {
+        "random": lambda text: random.Random(text).random(),
+        "prompt length": len,
+        "**shipped**": shipped_gain,
+    }
+    shown: list[Sequence[object]] = []
+    for source in ("mmlu", "mmlu_pro"):
+        these = of_source(rows, source)
+        cheap, dear = PAIRS[2] if source == "mmlu_pro" else (None, None)
+        for risk, size in CERTIFIED:
+            figures = []
+            for score in scores.values():
+                pairs = [
+                    Pair(
+                        score(row.prompt),
+                        row.dear if dear is None else row.models[dear],
+                        row.cheap if cheap is None else row.models[cheap],
+                    )
+                    for row in these
+                ]
+                figures.append(_splits(pairs, risk, size))
+            shown.append((source, f"{risk:.0%}", size, *figures))
+    return table(("rows", "risk", "outcomes", *scores), shown)
+
+
+def _splits(pairs: list[Pair], risk: float, size: int) -> str:
+    """Certify on a part of the pairs, judge on the rest: violated splits, and the share routed."""
+    rng = random.Random(0)
+    ranked = sorted(pair.score for pair in pairs)
+    # For any score the same list: its own quantiles, of which outcomes are no part.
+    grid = [ranked[len(ranked) * step // 40] for step in range(1, 40)]
+    violated, shares = 0, []
+    for _ in range(_SPLITS):
+        mixed = rng.sample(pairs, len(pairs))
+        found = certify(mixed[:size], risk, _CONFIDENCE, grid)
+        rest = mixed[size:]
+        routed = [] if found is None else [p for p in rest if p.score <= found.threshold]
+        violated += sum(pair.harmful for pair in routed) / len(rest) > risk
+        shares.append(len(routed) / len(rest))
+    return f"{violated / _SPLITS:.1%}, {statistics.fmean(shares):.1%} routed"
+
+
 def report() -> Iterator[tuple[str, str]]:
     """Yield every table of the shipped scorer, with its name in the documentation."""
     rows = held_out(outcomes())
@@ -288,6 +337,7 @@ def report() -> Iterator[tuple[str, str]]:
     yield "tasks", tasks(prompts)
     yield "asked", asked_for(prompts)
     yield "hard", hard_subset()
+    yield "certificates", certificates(rows)
     yield "speed", speed(rows)
 
 
