@@ -68,6 +68,7 @@ from fluxai.core.ledger import (
 )
 from fluxai.core.money import to_nano
 from fluxai.costs import CostEstimator
+from fluxai.costs.learning import Trace
 from fluxai.hops import Hops
 from fluxai.models import ModelRegistry
 from fluxai.planning import (
@@ -106,7 +107,6 @@ if TYPE_CHECKING:
     from fluxai.analytics import BlockBudget, Budget, RouteResult, UsageSummary
     from fluxai.approvals import Approvals
     from fluxai.core.usage import Usage
-    from fluxai.costs.learning import Trace
     from fluxai.govern import GovernOptions
     from fluxai.guard import CallArguments, Guard
     from fluxai.learning import Learned
@@ -501,6 +501,7 @@ class Governor:
         candidate = plan.first
         rate = candidate.input_rate
         expected = upper = -1
+        traces: Sequence[Trace | None] = ()
         if (
             rate is not None
             and type(max_output_tokens) is int
@@ -523,7 +524,22 @@ class Governor:
                 expected, upper, method, confidence = self.estimator.count(name, prompt)
                 upper = max(expected, upper)
                 reservation._method = method if confidence == "high" else f"{method}-{confidence}"
-        traces: Sequence[Trace | None] = ()
+            elif (
+                input_tokens is None
+                and prompt is None
+                and messages is not None
+                and candidate.max_output
+            ):
+                (likely, most, method, confidence), trace = self.estimator.count_and_trace(
+                    candidate.model or candidate.tool, None, messages, tools
+                )
+                window = candidate.rates.context_window
+                if window is None or likely <= window:
+                    expected, upper = likely, max(likely, most)
+                    reservation._method = (
+                        method if confidence == "high" else f"{method}-{confidence}"
+                    )
+                    traces = () if trace is None else (trace,)
         if rate is not None and expected >= 0:
             needs: tuple[Need | None, ...] = (
                 _make(
@@ -1047,6 +1063,16 @@ class Governor:
         `aborted`: it is what arrived of a stream that was not read to its end.
         """
         event = self._pricer.returned(reservation, result, self._now(), aborted=aborted)
+        if (
+            self._settle_now is not None
+            and reservation.state == RESERVED
+            and self._settle_now(reservation.uid, event) is event
+        ):
+            if reservation.trace is not None:
+                self._learn(reservation, event)
+            if self._alerts:
+                self._announce()
+            return event
         return self._settle(reservation, event, lost_ok=True)
 
     def settle_expected(self, reservation: Reservation) -> Settlement:
@@ -1605,7 +1631,8 @@ def _trace(reservation: Reservation, plan: Plan, traces: Sequence[Trace | None])
         if found.tool == candidate.tool and model is not None and trace is not None:
             # Without tools every tenant's calls would teach one ratio, so only a conversation,
             # which is known by its content, is learned then.
-            reservation.trace = (model, trace if trace.tools else trace._replace(plain=0.0))
+            learned = trace if trace.tools else Trace(0, trace.conversation, 0.0)
+            reservation.trace = (model, learned)
 
 
 def _first(*tenants: str | None) -> str:

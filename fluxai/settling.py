@@ -17,7 +17,7 @@ from fluxai.core.usage import Usage
 from fluxai.core.windows import from_us
 from fluxai.costs.book import OWN
 from fluxai.costs.estimator import Cost
-from fluxai.costs.quick import completion_of, quick_usage
+from fluxai.costs.quick import quick_look
 from fluxai.costs.unpriced import Stated
 from fluxai.policy.catalog import stated_rates
 from fluxai.texts import text_of
@@ -114,11 +114,10 @@ class Pricer:
             )
         if response is not None and cost is None and usage is None:
             try:
-                plain = response if type(response) is dict else completion_of(response)
-                quick = None if plain is None else quick_usage(plain)
+                quick = quick_look(response)
             except Exception as error:
                 raise _unreadable(error) from error
-            event = None if quick is None else self._quickly(known, *quick, at_us, flags)
+            event = None if quick is None else self._quickly(known, quick, at_us, flags)
             if event is not None:
                 return event
         given = None if cost is None else to_nano(cost, "cost", round_up=True)
@@ -174,17 +173,22 @@ class Pricer:
         )
 
     def _quickly(
-        self, known: Reservation, named: str, usage: Usage, at_us: int, flags: tuple[str, ...]
+        self,
+        known: Reservation,
+        quick: tuple[str, Usage, str | None],
+        at_us: int,
+        flags: tuple[str, ...],
     ) -> UsageEvent | None:
-        """Settle a plain chat completion; the general way gives the same, flags and all.
+        """Settle a plain answer; the general way gives the same, flags and all.
 
         None where the response names a model without a price, which takes more than a look.
         """
+        named, usage, provider = quick
         registry = self._registry
         if self._layers:
             registry = self._registry_of(known.subject.tenant)
         try:
-            rates = registry.rates(named, known.counted_us)
+            rates = registry.rates(named, known.counted_us, provider=provider)
         except UnknownModel:
             return None
         if rates.free:

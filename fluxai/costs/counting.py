@@ -205,6 +205,10 @@ def weigh(message: object, framing: Framing, measure: Callable[[str], float]) ->
 
 def texts_of(message: object) -> tuple[list[str], int]:
     """Return the texts in one message, and how many files it has besides."""
+    if type(message) is dict and len(message) == 2 and "role" in message:
+        content = message.get("content")
+        if type(content) is str:  # by far the commonest
+            return [content], 0
     texts: list[str] = []
     return texts, _gather(message, texts, 0)
 

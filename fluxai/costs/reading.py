@@ -12,7 +12,7 @@ from fluxai.costs.bodies import NO_USAGE, read_usage
 from fluxai.costs.counts import Counts
 from fluxai.costs.names import provider_name
 from fluxai.costs.plain import decoded, fields, get, opened
-from fluxai.costs.quick import quick_usage
+from fluxai.costs.quick import quick_message, quick_usage
 from fluxai.costs.streams import calls, merged, unwrapped
 
 
@@ -62,6 +62,9 @@ def read(response: object, provider: str | None = None) -> Reading:
         quick = quick_usage(response)
         if quick is not None:
             return Reading(quick[1], provider=said, model=quick[0], at_us=_created(response))
+        quick = quick_message(response)
+        if quick is not None:
+            return Reading(quick[1], provider=said or "anthropic", model=quick[0])
     response = opened(response)
     separate, tier = calls(response)
     if separate:

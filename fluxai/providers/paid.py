@@ -74,12 +74,12 @@ class PaidCall:
 Reader = Callable[[Body, Any], PaidCall]
 
 
-def chat(body: Body, *, cap: str) -> PaidCall:
+def chat(body: Body, *, cap: Callable[[], str]) -> PaidCall:
     """Read a request for `/chat/completions`.
 
     Args:
         body: Its JSON.
-        cap: Under which key this server takes the output cap, if the request does not show it.
+        cap: Says under which key this server takes the output cap, if the request does not show it.
     """
     given = next((key for key in ("max_completion_tokens", "max_tokens") if body.get(key)), None)
     choices = _count(body.get("n"))
@@ -100,7 +100,7 @@ def chat(body: Body, *, cap: str) -> PaidCall:
     return PaidCall(
         arguments,
         body,
-        given or cap,
+        given or cap(),
         choices=choices,
         asks_usage=streams and not asked,
         hides_usage=streams and not asked,

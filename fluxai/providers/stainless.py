@@ -45,6 +45,8 @@ _FREE = re.compile(
     r"|batches/[^/]+/cancel|fine_tuning/jobs/[^/]+/(cancel|pause|resume)"
     r"|messages/count_tokens|messages/batches/[^/]+/cancel)"
 )
+#: Servers that take the output cap under its newer name.
+_RENAMED_CAP = (".openai.com", ".azure.com")
 #: What is opened as a web socket, and the resources in which that may be.
 _SOCKETS = ("beta", "live", "realtime", "responses")
 
@@ -197,7 +199,7 @@ def _paid(client: Any, state: State, path: str, options: Any) -> list[PaidCall] 
         case "/messages/batches":
             return paid.batch_requests(body)
         case "/chat/completions":
-            return [paid.chat(body, cap=_cap_key(client))]
+            return [paid.chat(body, cap=functools.partial(_cap_key, client))]
         case "/responses":
             return [paid.responses(body, state.carried)]
         case "/completions":
@@ -215,9 +217,8 @@ def _paid(client: Any, state: State, path: str, options: Any) -> list[PaidCall] 
 
 def _cap_key(client: Any) -> str:
     """Return under which key a server takes the cap: OpenAI renamed it, others did not follow."""
-    host = str(getattr(client, "base_url", ""))
-    own = re.match(r"https?://([^/]+\.)?(openai\.com|azure\.com)([:/]|$)", host)
-    return "max_completion_tokens" if own else "max_tokens"
+    host = f".{getattr(getattr(client, 'base_url', None), 'host', '')}"
+    return "max_completion_tokens" if host.endswith(_RENAMED_CAP) else "max_tokens"
 
 
 def _bytes_sent(files: Any) -> int:
@@ -444,7 +445,8 @@ def _get(answer: Any, name: str) -> Any:
 
 def _http_response(answer: Any) -> Any:
     """Return the HTTP response of an answer that is a stream, raw, or bytes; else None."""
-    if hasattr(type(answer), "model_fields"):  # a model, which takes long to say what it lacks
+    # A model takes long to say what it lacks, and its class to say what it has.
+    if hasattr(type(answer), "__pydantic_validator__"):
         return None
     for name in ("http_response", "response"):
         found = getattr(answer, name, None)

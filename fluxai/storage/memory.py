@@ -191,7 +191,6 @@ class MemoryStorage(MemoryBook):
                 or reservation.state is not RESERVED
                 or self._open.get(uid) is not event.source
                 or bound.rings
-                or event.model != bound.model
                 or reservation.extra is not None
             ):
                 return None
@@ -235,7 +234,6 @@ class MemoryStorage(MemoryBook):
         bound.per_request = tuple(
             (check.measure, check.limit) for check in candidate.checks if check.slot < 0
         )
-        bound.model = candidate.model
         # Whatever is bound to a counter has all the policies on it, so this is the whole answer.
         for counter in counters:
             counter.next_alert = NEVER

@@ -81,7 +81,7 @@ class Bound:
     again.
     """
 
-    __slots__ = ("counters", "ledger", "limits", "live", "model", "pack", "per_request", "rings")
+    __slots__ = ("counters", "ledger", "limits", "live", "pack", "per_request", "rings")
 
     counters: tuple[Counter, ...]
     limits: tuple[int, ...]
@@ -94,7 +94,6 @@ class Bound:
         self.pack = _packer(len(self.counters))
         self.rings = any(counter.ring is not None for counter in counters)
         self.live = False
-        self.model: str | None = None
 
 
 class MemoryBook(Book):
@@ -297,7 +296,6 @@ class MemoryBook(Book):
         """Say where a reservation is held."""
         ledger = self._ledger(reservation.subject.tenant)
         bound = Bound(ledger, counters)
-        bound.model = reservation.model
         reservation.holds = bound
 
     def add(self, reservation: Reservation) -> None:
