@@ -144,7 +144,9 @@ class Governor:
             upgraded here; one that is newer than this library is refused.
         registry: Knows models and prices; the bundled table by default.
         estimator: Prices responses and counts tokens.
-        analyzer: Judges prompts.
+        analyzer: Judges prompts where policies ask for it (`quality_risk`): `PromptAnalyzer()` without
+            one. Where it is given, `downgrade` policies on a single request that name no tool pick
+            one by the prompt's complexity, rather than the cheapest.
         engine: Applies the rule in `check`.
         clock: Tells the time: an object with `now_us()`, or a function returning aware UTC.
         sinks: Called with each `Alert`; one that raises is logged and counted.
@@ -233,6 +235,7 @@ class Governor:
             self.estimator,
             registered=subjects == "registered",
             without_rules=self._allow_unheld,
+            by_prompt=analyzer is not None,
         )
         self._plans = self.planner.plans
         self._pricer = Pricer(self.planner, self.registry, self.estimator)
@@ -496,7 +499,7 @@ class Governor:
                 here=here,
             )
         routing = None
-        if plan.routes:
+        if plan.reads_prompt:
             plan, routing = self._routed(plan, prompt, messages, at_us)
         candidate = plan.first
         rate = candidate.input_rate
@@ -648,20 +651,22 @@ class Governor:
         try:
             analysis = self._prompt_analyzer.analyze(asked)
             score = round(float(analysis.gain), DIGITS)
+            level = analysis.complexity
+            one_of("complexity", level, ("simple", "medium", "complex"))
         except Exception:
             # Whose analyzer it is may be anybody's; the call runs on what it asked for.
             self.unread_prompts += 1
             log.exception("a prompt could not be analysed; nothing is downgraded for it")
             return plan, None
         if unrouted.get() is not None:
-            return plan, Routing(score, plan.first.tool, (), "it runs on what it asks for")
-        found = self.planner.covering(plan, score, at_us)
+            return plan, Routing(score, plan.first.tool, (), "it is compared on what it asks for")
+        found = self.planner.for_prompt(plan, score, level, at_us)
         return found, Routing(score, plan.first.tool, found.origin.covered, why_routed(plan, score))
 
     def _rerouted(self, ask: Ask, request: Request) -> Ask:
         """Look again which certificates cover a prompt, after the rules have changed."""
         reservation, plan = ask.reservation, ask.plan
-        if not plan.routes:
+        if not plan.reads_prompt:
             return ask
         at_us = reservation.counted_us
         found, routing = self._routed(plan, request.prompt, request.messages, at_us)
@@ -863,7 +868,7 @@ class Governor:
             self.planner.forget(plan.subject.tenant)
             plan = self.planner.compile(plan.subject, at_us, plan.origin)
         routing = None
-        if plan.routes:
+        if plan.reads_prompt:
             plan, routing = self._routed(plan, prompt, messages, at_us)
         request = Request(
             model is None,

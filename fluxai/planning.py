@@ -53,6 +53,8 @@ class Origin(NamedTuple):
     limits: tuple[tuple[str, int], ...]
     #: Policies whose downgrade is certified for the prompt.
     covered: tuple[str, ...] = ()
+    #: The prompt's complexity, where a downgrade picks its tool by it.
+    level: str | None = None
 
 
 class Planner:
@@ -65,6 +67,7 @@ class Planner:
         registered: Refuse unknown tenants and users.
         without_rules: Plan without any limit while the rules can't be read, for a governor that
             then lets calls through.
+        by_prompt: A downgrade that names no tool picks one by the prompt's complexity.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Planner:
         *,
         registered: bool,
         without_rules: bool = False,
+        by_prompt: bool = False,
     ) -> None:
         use_validators()
         self._storage = storage
@@ -83,6 +87,7 @@ class Planner:
         #: Whether unknown tenants and users are refused.
         self.registered = registered
         self._without_rules = without_rules
+        self._by_prompt = by_prompt
         #: By (tenant, user, tool, labels, by unit, fixed tool, limits of blocks).
         self.plans: dict[Any, Plan] = {}
         self._rules: dict[str, RuleSet] = {}
@@ -193,12 +198,13 @@ class Planner:
         self.plans[key] = plan
         return plan
 
-    def covering(self, plan: Plan, score: float, at_us: int) -> Plan:
-        """Return the plan for a prompt of a score: its certified downgrades act.
+    def for_prompt(self, plan: Plan, score: float, level: str, at_us: int) -> Plan:
+        """Return the plan for a prompt: downgrades certified for it act, others go by its level.
 
         Args:
             plan: The one for whatever prompt.
             score: How hard the prompt is, as `PromptAnalysis.gain`.
+            level: Its complexity.
             at_us: The present.
         """
         covered = tuple(
@@ -206,9 +212,10 @@ class Planner:
             for route in plan.routes
             if route.threshold is not None and score <= route.threshold
         )
-        if not covered:
+        if not covered and not plan.picking:
             return plan
-        subject, origin = without_call(plan.subject), plan.origin._replace(covered=covered)
+        subject = without_call(plan.subject)
+        origin = plan.origin._replace(covered=covered, level=level if plan.picking else None)
         key = _key(subject, origin)
         found = self.plans.get(key)
         if (
@@ -238,7 +245,7 @@ class Planner:
             if not self._without_rules:
                 raise
             rules, user = _no_rules(subject.tenant), None
-        tool, by_unit, fixed_tool, limits, covered = origin
+        tool, by_unit, fixed_tool, limits, covered, level = origin
         catalog = self.catalog_of(subject.tenant)
         try:
             priced = catalog.tool(tool) if by_unit else catalog.priced(tool, at_us)
@@ -262,6 +269,8 @@ class Planner:
             fixed_tool=fixed_tool,
             extras=tuple(Extra(*limit) for limit in limits),
             covered=covered,
+            level=level,
+            by_prompt=self._by_prompt,
         )
         plan.origin = origin
         return plan
@@ -426,7 +435,7 @@ class Planner:
         self._rules.pop(plan.subject.tenant, None)
         subject = without_call(plan.subject)
         # What covers the prompt has to be looked up again, see `Governor._rerouted`.
-        origin = plan.origin._replace(covered=())
+        origin = plan.origin._replace(covered=(), level=None)
         fresh = self.compile(subject, ask.reservation.counted_us, origin)
         self.plans[_key(subject, origin)] = fresh
         first = ask.needs[0]
@@ -473,9 +482,9 @@ def why_routed(plan: Plan, score: float) -> str:
 
 def _key(subject: Subject, origin: Origin) -> tuple[Any, ...]:
     """Name a plan among those that are remembered."""
-    tool, by_unit, fixed_tool, limits, covered = origin
+    tool, by_unit, fixed_tool, limits, covered, level = origin
     key = (subject.tenant, subject.user, tool, subject.labels, by_unit, fixed_tool, limits)
-    return (*key, covered) if covered else key
+    return (*key, covered, level) if covered or level else key
 
 
 def digest(

@@ -381,14 +381,23 @@ class Route(NamedTuple):
 class _Course:
     """What every call reads of a plan, side by side as in `_Figures`."""
 
-    __slots__ = ("asks", "bound", "end_us", "first", "lease", "routes", "start_us", "subject")
+    __slots__ = (
+        "asks",
+        "bound",
+        "end_us",
+        "first",
+        "lease",
+        "reads_prompt",
+        "start_us",
+        "subject",
+    )
 
     asks: bool
     bound: object
     end_us: int
     first: Candidate
     lease: Decimal | None
-    routes: tuple[Route, ...]
+    reads_prompt: bool
     start_us: int
     subject: Subject
 
@@ -401,7 +410,7 @@ class Plan(_Course):
     there are `repeats`, each call is decided by a plan of its own; `call` is that call's digest.
     """
 
-    __slots__ = ("call", "candidates", "origin", "repeats", "version")
+    __slots__ = ("call", "candidates", "origin", "picking", "repeats", "routes", "version")
 
     def __init__(
         self,
@@ -415,11 +424,14 @@ class Plan(_Course):
         repeats: tuple[CallCounter, ...] = (),
         call: str | None = None,
         routes: tuple[Route, ...] = (),
+        picking: bool = False,
     ) -> None:
         self.subject = subject
-        #: Downgrades that depend on the prompt. Each call is then decided by the plan for those
-        #: that cover it.
+        #: Downgrades that a certificate allows or not, and whether one picks its tool by the prompt.
+        #: Each call is then decided by the plan for its prompt.
         self.routes = routes
+        self.picking = picking
+        self.reads_prompt = picking or bool(routes)
         #: The share of what is left that a process may take in advance; None where it may not.
         self.lease = lease
         self.version = version

@@ -57,6 +57,16 @@ class Analysis(Protocol):
         """Capabilities that a model must have besides."""
 
 
+@dataclass(frozen=True, slots=True)
+class Called:
+    """What is known of a prompt whose candidates are able to do it, whatever it is."""
+
+    complexity: str
+    task_type: str = "text"
+    tokens: int = 0
+    needs: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """A model that suits a prompt, or why there is none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -51,9 +52,22 @@ def cheapest_able(
     Raises:
         UnknownModel: `model_id` has no price.
     """
+    return next(
+        able_stand_ins(registry, model_id, provider=provider, context_needed=context_needed), None
+    )
+
+
+def able_stand_ins(
+    registry: ModelRegistry,
+    model_id: str,
+    *,
+    provider: str | None = None,
+    context_needed: int | None = None,
+) -> Iterator[Model]:
+    """Yield the models that `cheapest_able` looks for, cheapest first."""
     wanted = registry.get(model_id, provider=provider)
     if "embedding" in wanted.capabilities:
-        return None  # the vectors of two models can't be compared
+        return  # the vectors of two models can't be compared
     takes_other = _OTHER_PARAMETERS.search(wanted.id.lower()) is not None
     purposes = set(_PURPOSES.findall(wanted.id.lower()))
     window = context_needed or wanted.context_window or 0
@@ -75,8 +89,7 @@ def cheapest_able(
             and purposes.issuperset(_PURPOSES.findall(model.id.lower()))
             and (takes_other or not _OTHER_PARAMETERS.search(model.id.lower()))
         ):
-            return _callable(model, model_id)
-    return None
+            yield _callable(model, model_id)
 
 
 def serves_one_purpose(model_id: str) -> bool:

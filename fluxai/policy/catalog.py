@@ -10,7 +10,8 @@ from fluxai.core.ledger import DEFAULT_OUTPUT_TOKENS
 from fluxai.core.money import to_nano
 from fluxai.core.windows import MAX_US
 from fluxai.costs.unpriced import unpriced
-from fluxai.models.standins import cheapest_able
+from fluxai.models.selector import Called, ModelSelector
+from fluxai.models.standins import able_stand_ins, cheapest_able
 from fluxai.policy.compile import PricedTool
 
 if TYPE_CHECKING:
@@ -146,13 +147,18 @@ class ToolCatalog:
 
     # -- stand-ins --------------------------------------------------------------------------
 
-    def fallback(self, tool: PricedTool, named: str | None, at_us: int) -> PricedTool | None:
-        """Return what can stand in for a tool: able, and never dearer; None where nothing can."""
-        key = (tool.id, tool.rates is None, tool.until_us, named)
+    def fallback(
+        self, tool: PricedTool, named: str | None, at_us: int, level: str | None = None
+    ) -> PricedTool | None:
+        """Return what can stand in for a tool: able, and never dearer; None where nothing can.
+
+        Without a name it is the cheapest; with a `level` of complexity, the one that it calls for.
+        """
+        key = (tool.id, tool.rates is None, tool.until_us, named or level)
         if key in self._stand_ins:
             found = self._stand_ins[key]
         else:
-            found = self._named(tool, named, at_us) if named else self._cheapest(tool)
+            found = self._named(tool, named, at_us) if named else self._picked(tool, level)
             _remember(self._stand_ins, key, found)
         return None if found is None else self.any(found, at_us)
 
@@ -175,6 +181,17 @@ class ToolCatalog:
             same_unit = self.unit(tool.id) == self.unit(other.id)
             return named if same_unit and other.unit_rate <= tool.unit_rate else None
         return None
+
+    def _picked(self, tool: PricedTool, level: str | None) -> str | None:
+        """Pick a stand-in for a prompt of some complexity; the cheapest where nothing is known."""
+        if level is not None and tool.model is not None and tool.rates is not None:
+            able = [model.id for model in able_stand_ins(self._registry, tool.model)]
+            wanted = self._registry.get(tool.model)
+            selector = ModelSelector(self._registry, providers=(wanted.provider,))
+            choice = selector.select(Called(level), allowed=able, asked=tool.model)
+            if choice.model is not None:
+                return choice.model
+        return self._cheapest(tool)
 
     def _cheapest(self, tool: PricedTool) -> str | None:
         if tool.model is None:

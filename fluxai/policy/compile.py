@@ -35,6 +35,8 @@ from fluxai.policy.repeats import call_label, counts_calls, fed_by_repeats, when
 _SCOPE_ORDER = {"tool": 0, "label": 1, "user": 2, "tenant": 3}
 _DECISION_ORDER = {"deny": 0, "require_approval": 1, "downgrade": 2, "allow": 3}
 _UTC_DAY_US = 86_400_000_000
+#: How the rule is called by which a free plan leads away from premium tools.
+PLAN_FREE = "plan_free:"
 
 
 class PricedTool(NamedTuple):
@@ -69,7 +71,9 @@ class Catalog(Protocol):
         """Return a tool's prices. Raises `UnknownModel` or `NotFound`."""
         ...
 
-    def fallback(self, tool: PricedTool, named: str | None, at_us: int) -> PricedTool | None:
+    def fallback(
+        self, tool: PricedTool, named: str | None, at_us: int, level: str | None = None
+    ) -> PricedTool | None:
         """Return what can stand in for a tool: able, and never dearer; None where nothing can."""
         ...
 
@@ -290,7 +294,7 @@ class RuleSet:
                     limit_type="per_request",
                     limit_value=Decimal(0),
                     decision="downgrade",
-                    id=f"plan_free:{tool.id}",
+                    id=f"{PLAN_FREE}{tool.id}",
                 )
             )
             account = account_of(rule, tool.id)
@@ -379,6 +383,8 @@ def compile_plan(
     extras: Sequence[Extra] = (),
     default_output: int = DEFAULT_OUTPUT_TOKENS,
     covered: Collection[str] = (),
+    level: str | None = None,
+    by_prompt: bool = False,
 ) -> Plan:
     """Compile what has to be checked for one subject and tool.
 
@@ -392,6 +398,8 @@ def compile_plan(
         fixed_tool: The caller can't change the tool, so there are no fallbacks.
         extras: Limits of the surrounding `budget()` blocks.
         default_output: Most output tokens granted to a call without a cap of its own.
+        level: The prompt's complexity, by which a downgrade that names no tool picks one.
+        by_prompt: Whether such a downgrade goes by the prompt at all.
         covered: Policies whose downgrade needs a certificate that covers the prompt, and has it.
     """
     apart = {extra.value for extra in extras}
@@ -406,6 +414,7 @@ def compile_plan(
     tools = [requested]
     leads: dict[str, int] = {}
     routes: list[Route] = []
+    picking = False
     for rule, _, _ in applying:
         policy = rule.policy
         if policy.decision != "downgrade" or (policy.mode != "enforce" and not policy.promise):
@@ -414,9 +423,19 @@ def compile_plan(
         if named is not None and catalog.canonical(named) == requested.id:
             leads[rule.id] = 0
             continue
-        stand_in = None if fixed_tool else catalog.fallback(requested, named, at_us)
+        # A window's limit that would be crossed is a budget that is used up: the cheapest has to do.
+        # A free plan leads away from a tier, so that no prompt may lead back to it.
+        picks = (
+            by_prompt
+            and named is None
+            and policy.limit_type == "per_request"
+            and not rule.id.startswith(PLAN_FREE)
+        )
+        called = level if picks and policy.promise is None else None
+        stand_in = None if fixed_tool else catalog.fallback(requested, named, at_us, called)
         if stand_in is None:
             continue
+        picking = picking or (picks and policy.promise is None)
         if policy.promise is not None:
             # It acts only on prompts that a certificate covers: those have a plan of their own.
             certificate = certificate_id(requested.id, stand_in.id, *policy.promise)
@@ -458,6 +477,7 @@ def compile_plan(
         lease=None if extras or repeats or len(tools) > 1 else _lease(applying),
         repeats=repeats,
         routes=tuple(routes),
+        picking=picking,
     )
 
 

@@ -123,6 +123,7 @@ def for_call(plan: Plan, call: str, needs: Sequence[Need | None]) -> Plan:
         ),
         call=call,
         routes=plan.routes,
+        picking=plan.picking,
     )
     made.origin = plan.origin
     return made
