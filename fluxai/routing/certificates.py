@@ -83,7 +83,8 @@ def certify(
         grid: Thresholds on the score, ascending, chosen without looking at the pairs.
 
     Returns:
-        The last accepted threshold; None where none was, or where it routes nothing.
+        The last accepted threshold, at most the highest score that it routes; None where none was
+        accepted, or where it routes nothing.
     """
     found = None
     total = len(pairs)
@@ -95,7 +96,9 @@ def certify(
         bound = upper_bound(harmful, total, confidence)
         if bound > risk:
             break
-        found = Certified(threshold, total, len(routed), harmful, bound)
+        # Prompts that are harder than any that was compared are not covered.
+        highest = max((pair.score for pair in routed), default=threshold)
+        found = Certified(min(threshold, highest), total, len(routed), harmful, bound)
     return found if found is not None and found.routed else None
 
 
