@@ -309,6 +309,7 @@ TREE = {
     "InvalidRequest": FluxAIError,
     "StorageError": FluxAIError,
     "NotFound": FluxAIError,
+    "NotPermitted": FluxAIError,
     "UnknownModel": FluxAIError,
     "Refused": FluxAIError,
     "PolicyDenied": Refused,

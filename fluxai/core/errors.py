@@ -6,6 +6,7 @@ FluxAIError
 ├── InvalidRequest          an argument is wrong; names the field and what would be right
 ├── StorageError            the store failed; the driver's error is `__cause__`
 ├── NotFound                no record under that id
+├── NotPermitted            the credential of whoever asks does not reach that far
 ├── UnknownModel            no price is known, and nothing is ever priced at zero
 ├── Refused                 a policy said no; carries the decision
 │   ├── PolicyDenied        a rule about this one call
@@ -60,6 +61,10 @@ class StorageError(FluxAIError):
 
 class NotFound(FluxAIError, LookupError):
     """No record is stored under that id."""
+
+
+class NotPermitted(FluxAIError):
+    """The credential that asks is not allowed to do this. Nothing was changed."""
 
 
 class UnknownModel(FluxAIError, LookupError):
