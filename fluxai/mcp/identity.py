@@ -85,6 +85,17 @@ class Identity:
             f"Do not retry with the same value"
         )
 
+    def user_seen(self, asked: str | None) -> str | None:
+        """Return whose figures a request may see, None for all of the tenant's.
+
+        Args:
+            asked: Whom the request names; None stands for as much as it may see.
+
+        Raises:
+            NotPermitted: It names another user, and may not.
+        """
+        return None if asked is None and self.is_admin else self.user_of(asked)
+
     def sees(self, user: str | None) -> bool:
         """Say whether what a user of its tenant did may be shown to it."""
         return self.user is None or self.is_admin or user == self.user
