@@ -72,10 +72,10 @@ def said(function: Callable[P, None]) -> Callable[P, None]:
 @db_option
 @click.option(
     "--transport",
-    type=click.Choice(["stdio", "http", "sse"]),
+    type=click.Choice(["stdio", "http", "streamable-http", "sse"]),
     default="stdio",
     show_default=True,
-    help="http: Streamable HTTP at /mcp, and the older SSE at /sse. sse: only that.",
+    help="http, or streamable-http: that at /mcp, and the older SSE at /sse. sse: only that.",
 )
 @identity_options
 @http_options
@@ -115,7 +115,7 @@ def serve(
         tenant = PROCORP
     settings = None
     if transport != "stdio":
-        settings = http_settings(**http, streamable=transport == "http")
+        settings = http_settings(**http, streamable=transport != "sse")
         if settings.verifier is not None and (tenant or user or scopes):
             raise ConfigurationError(
                 "--tenant, --user and --scope go with stdio or --no-auth; here the token says it"

@@ -80,7 +80,7 @@ def _wrong_tokens(serving: Any) -> dict[str, str]:
         "an empty tenant": issuer.token(tenant=""),
         "a user that is no text": issuer.token(sub=""),
         "another's signature": stranger.token(),
-        "no signature": jwt.encode(payload, None, algorithm="none"),
+        "no signature": jwt.encode(payload, "", algorithm="none"),
         "the public key as a secret": jwt.encode(payload, public["n"], algorithm="HS256"),
     }
 

@@ -42,7 +42,8 @@ async def _ask(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
     assert isinstance(answer, CallToolResult)
     assert not answer.is_error, answer.content
     assert answer.structured_content is not None
-    return answer.structured_content
+    found: dict[str, Any] = answer.structured_content
+    return found
 
 
 async def _fault(client: Client, tool: str, **arguments: Any) -> str:

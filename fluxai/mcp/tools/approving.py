@@ -9,7 +9,7 @@ from pydantic import Field
 
 from fluxai.core.errors import InvalidRequest
 from fluxai.mcp.identity import ADMIN
-from fluxai.mcp.tools.tool import AmountOut, Arguments, GovernorTool, Result
+from fluxai.mcp.tools.tool import Arguments, GovernorTool, Result, ShownAmount
 
 if TYPE_CHECKING:
     from fluxai.core.decisions import Approval
@@ -33,7 +33,7 @@ class ApprovalView(Result):
     tenant: str
     user: str | None
     tool: str
-    amount: AmountOut
+    amount: ShownAmount
     state: str
     requested_at: datetime
     expires_at: datetime

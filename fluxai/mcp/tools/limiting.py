@@ -8,7 +8,7 @@ from pydantic import Field
 
 from fluxai.core.errors import InvalidRequest, NotFound, NotPermitted
 from fluxai.mcp.identity import ADMIN, ADMIN_ALL
-from fluxai.mcp.tools.tool import AmountIn, Arguments, GovernorTool, Result
+from fluxai.mcp.tools.tool import Arguments, GivenAmount, GovernorTool, Result
 from fluxai.policy.records import (
     LimitType,
     Measure,
@@ -39,7 +39,7 @@ class SetPolicy(Arguments):
     ] = None
     limit_type: LimitType
     limit_value: Annotated[
-        AmountIn | None, Field(description="USD, or a count of tokens or requests.")
+        GivenAmount | None, Field(description="USD, or a count of tokens or requests.")
     ] = None
     measure: Measure = "cost"
     decision: Annotated[
@@ -59,7 +59,7 @@ class SetPolicy(Arguments):
     shrink_output: bool = False
     stop_stream: bool = False
     on_unpriced: OnUnpriced = "refuse"
-    unpriced_ceiling: AmountIn | None = None
+    unpriced_ceiling: GivenAmount | None = None
 
 
 def _set_policy(governor: Governor, who: Identity, asked: SetPolicy) -> Policy:

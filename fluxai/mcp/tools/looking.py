@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AwareDatetime, Field
 
 from fluxai.core.errors import NotFound
-from fluxai.mcp.tools.tool import AmountOut, Arguments, GovernorTool, Result, UserId
+from fluxai.mcp.tools.tool import Arguments, GovernorTool, Result, ShownAmount, UserId
 from fluxai.mcp.tools.views import DecisionView, Measured
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class ToolUsage(Result):
     """What one tool or model cost."""
 
     tool: str
-    cost: AmountOut
+    cost: ShownAmount
     units: int
     tokens: int
     events: int
@@ -54,7 +54,7 @@ class EventView(Result):
     user: str | None
     tool: str
     model: str | None
-    cost: AmountOut
+    cost: ShownAmount
     tokens: int
     requests: int
     decision: str
@@ -69,7 +69,7 @@ class UsageView(Result):
     period: str
     start: datetime
     end: datetime
-    total_cost: AmountOut
+    total_cost: ShownAmount
     total_units: int
     total_tokens: int
     total_events: int
@@ -200,8 +200,8 @@ class ModelView(Result):
     provider: str
     tier: str
     capabilities: tuple[str, ...]
-    input_price: AmountOut | None
-    output_price: AmountOut | None
+    input_price: ShownAmount | None
+    output_price: ShownAmount | None
     context_window: int | None
     max_output: int | None
     enabled: bool
@@ -215,7 +215,7 @@ class PricedTool(Result):
     name: str | None
     category: str
     tier: str
-    cost_per_unit: AmountOut
+    cost_per_unit: ShownAmount
     unit: str
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from fluxai.core.errors import InvalidRequest, ReservationNotFound
 from fluxai.core.ids import uuid_int
 from fluxai.core.usage import Usage
-from fluxai.mcp.tools.tool import AmountIn, AmountOut, Arguments, GovernorTool, Result, UserId
+from fluxai.mcp.tools.tool import Arguments, GivenAmount, GovernorTool, Result, ShownAmount, UserId
 from fluxai.mcp.tools.views import DecisionView, DecisionWord
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ class Route(Result):
     final_tool_used: Annotated[
         str, Field(description="Call this one: it differs after a downgrade.")
     ]
-    cost_estimate: Annotated[AmountOut, Field(description="USD.")]
+    cost_estimate: Annotated[ShownAmount, Field(description="USD.")]
     remaining_budget: Annotated[
-        AmountOut | None, Field(description="USD left in the tightest cost budget.")
+        ShownAmount | None, Field(description="USD left in the tightest cost budget.")
     ]
     message: str
     reservation_id: str | None
@@ -129,7 +129,7 @@ class SettleUsage(Arguments):
     reservation_id: Annotated[
         str, Field(description="From check_and_route, called with hold=true.")
     ]
-    cost: Annotated[AmountIn | None, Field(description="What it cost, in USD; or")] = None
+    cost: Annotated[GivenAmount | None, Field(description="What it cost, in USD; or")] = None
     usage: Annotated[TokenUsage | None, Field(description="its tokens; or")] = None
     response: Annotated[
         dict[str, Any] | None,
@@ -144,7 +144,7 @@ class SettleUsage(Arguments):
 class SettledUsage(Result):
     """What was entered."""
 
-    cost: Annotated[AmountOut, Field(description="USD; 0 where nothing was charged.")]
+    cost: Annotated[ShownAmount, Field(description="USD; 0 where nothing was charged.")]
     charged: bool
     event_id: str | None
     tool: str

@@ -44,11 +44,11 @@ def _exactly(value: object) -> object:
 
 
 #: An amount that a model sends, as a number or as text.
-AmountIn = Annotated[
+GivenAmount = Annotated[
     Decimal, BeforeValidator(_exactly, json_schema_input_type=float | str), Field(ge=0)
 ]
 #: An amount that a model gets: text, so that no reader rounds it.
-AmountOut = Annotated[
+ShownAmount = Annotated[
     Decimal, PlainSerializer(lambda value: f"{value:f}", return_type=str, when_used="json")
 ]
 UserId = Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PlainSerializer
 
-from fluxai.mcp.tools.tool import AmountOut, Result
+from fluxai.mcp.tools.tool import Result, ShownAmount
 
 #: USD as text for the measure `cost`, a count otherwise.
 Measured = Annotated[
@@ -54,8 +54,8 @@ class CounterOfferView(Result):
 class EstimateView(Result):
     """The cost of a call before it is made, in USD."""
 
-    expected: AmountOut
-    highest: AmountOut
+    expected: ShownAmount
+    highest: ShownAmount
     input_tokens: int | None
     method: str
     confidence: str
@@ -73,7 +73,7 @@ class DecisionView(Result):
     estimate: EstimateView
     max_output_tokens: int | None
     remaining: Annotated[
-        AmountOut | None, Field(description="USD left in the tightest cost budget.")
+        ShownAmount | None, Field(description="USD left in the tightest cost budget.")
     ]
     message: str
     reasons: tuple[ReasonView, ...]
