@@ -17,6 +17,7 @@ from typing import Any, Literal
 import httpx2
 import jwt
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 from mcp import Client, StdioServerParameters, stdio_client
@@ -25,6 +26,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from fluxai import Governor
 from fluxai.demo_data import FREECO, PROCORP, PROCORP_ADMIN, PROCORP_USER, load_demo
+from fluxai.mcp.commands import app
 from fluxai.mcp.identity import ADMIN, ADMIN_ALL
 from fluxai.mcp.keys import KeyFile
 
@@ -113,11 +115,11 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     options = ["--transport=http", "--port=0", f"--db={db}", f"--keys={keys.path}"]
     options += [f"--jwt-issuer={ISSUER}", f"--jwt-audience={AUDIENCE}"]
     options += [f"--jwt-jwks={issuer.jwks}"]
-    with serve(*options) as url:
+    with _Served(*options) as url:
         yield Serving(url=url, db=db, keys=keys, issuer=issuer, **made)
 
 
-class serve:  # noqa: N801 -- used like a function
+class _Served:
     """Run `fluxai-mcp` with options; gives the URL that it says it serves."""
 
     def __init__(self, *options: str) -> None:
@@ -166,6 +168,23 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def program() -> Callable[..., subprocess.CompletedProcess[str]]:
     """The command line."""
     return run
+
+
+@pytest.fixture
+def serve() -> type[_Served]:
+    """Serve with the options given for as long as a block lasts; gives the URL."""
+    return _Served
+
+
+@pytest.fixture
+def main() -> Callable[..., tuple[int, str]]:
+    """Run a command in this process; gives its exit code and all that it said."""
+
+    def called(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, arguments)
+        return result.exit_code, result.output
+
+    return called
 
 
 @pytest.fixture
