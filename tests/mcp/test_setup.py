@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,36 @@ async def test_a_shared_secret_signs_tokens_where_it_is_configured() -> None:
     assert (token.subject, token.scopes) == (None, [ADMIN, "x"])
     other = jwt.encode(claims, SECRET[::-1], algorithm="HS256")
     assert await verifier.verify_token(other) is None
+
+
+async def test_keys_are_fetched_from_the_issuer_once(serving: Any) -> None:
+    """Tokens are verified with the keys at the issuer's URL, which a flood of unknown ones does not ask anew."""
+    asked: list[str] = []
+
+    class Keys(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            body = serving.issuer.jwks.read_bytes()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    token = serving.issuer.token(aud="a", iss="i")
+    unknown = jwt.encode({"iss": "i"}, SECRET, algorithm="HS256", headers={"kid": "two"})
+    with ThreadingHTTPServer(("127.0.0.1", 0), Keys) as issuer:
+        threading.Thread(target=issuer.serve_forever).start()
+        url = f"http://127.0.0.1:{issuer.server_port}/jwks"
+        verifier = JwtVerifier(JwtSettings(issuer="i", audience="a", jwks=url))
+        found = [await verifier.verify_token(token) for _ in range(3)]
+        strange = [await verifier.verify_token(unknown) for _ in range(3)]
+        issuer.shutdown()
+    assert all(token is not None for token in found)
+    assert strange == [None, None, None]
+    assert asked == ["/jwks"]
 
 
 async def test_a_missing_or_damaged_file_lets_nobody_in(tmp_path: Path) -> None:

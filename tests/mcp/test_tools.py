@@ -9,7 +9,7 @@ import pytest
 from mcp import Client, MCPError
 from mcp_types import CallToolResult, TextContent
 
-from fluxai import Governor
+from fluxai import Governor, Policy
 from fluxai.demo_data import (
     ENTERPRISELLC,
     ENTERPRISELLC_ADMIN,
@@ -20,6 +20,7 @@ from fluxai.demo_data import (
     PROCORP_USER,
 )
 from fluxai.mcp.identity import ADMIN
+from fluxai.mcp.tools.limiting import SetPolicy
 
 pytestmark = pytest.mark.anyio
 
@@ -251,6 +252,7 @@ async def test_an_admin_sets_and_deletes_a_policy(serving: Any) -> None:
             window="24h",
             limit_value=0.1,
             decision="require_approval",
+            alert_at=[0.5, "0.9"],
         )
         listed = await _ask(client, "list_policies")
         gone = await _ask(client, "delete_policy", policy_id="mine")
@@ -267,6 +269,7 @@ async def test_an_admin_sets_and_deletes_a_policy(serving: Any) -> None:
             client, "set_policy", limit_type="daily", limit_valeu=1
         )  # codespell:ignore
     assert (put["tenant_id"], put["limit_value"], put["window"]) == (PROCORP, "0.1", "86400s")
+    assert put["alert_at"] == ["0.5", "0.9"]
     assert put in listed["policies"]
     assert gone == {"success": True, "policy_id": "mine"}
     assert "NotFound" in missing
@@ -275,6 +278,11 @@ async def test_an_admin_sets_and_deletes_a_policy(serving: Any) -> None:
     assert "fluxai:admin:all" in everybody
     assert "limit_value" in wrong
     assert "limit_valeu" in typo  # codespell:ignore
+
+
+def test_every_field_of_a_policy_can_be_set() -> None:
+    """A field that policies get is one of the tool's arguments too."""
+    assert set(SetPolicy.model_fields) == set(Policy.model_fields)
 
 
 async def test_an_approved_call_runs_once(serving: Any) -> None:

@@ -60,6 +60,22 @@ class SetPolicy(Arguments):
     stop_stream: bool = False
     on_unpriced: OnUnpriced = "refuse"
     unpriced_ceiling: GivenAmount | None = None
+    alert_at: Annotated[
+        tuple[GivenAmount, ...] | None,
+        Field(description="Shares of the limit at which people are told: 0.8 is 80 %."),
+    ] = None
+    lease: Annotated[
+        GivenAmount | None,
+        Field(description="The share of what is left that a process may take in advance."),
+    ] = None
+    quality_risk: Annotated[
+        float | None,
+        Field(
+            description="With decision=downgrade: at most this share may be downgraded with harm."
+        ),
+    ] = None
+    confidence: float | None = None
+    currency: str | None = None
 
 
 def _set_policy(governor: Governor, who: Identity, asked: SetPolicy) -> Policy:
@@ -67,8 +83,9 @@ def _set_policy(governor: Governor, who: Identity, asked: SetPolicy) -> Policy:
     if asked.id is not None and _known(governor, asked.id) not in (None, tenant):
         # Putting it would take the other tenant's policy away.
         raise InvalidRequest("id", f"{asked.id!r} is taken; choose another, or leave it out")
-    fields = asked.model_dump(exclude_unset=True) | {"tenant_id": tenant}
-    return governor.policies.put(Policy.model_validate(fields))
+    given = asked.model_dump(exclude_none=True)
+    fields = {name: given[name] for name in given if name in asked.model_fields_set}
+    return governor.policies.put(Policy.model_validate(fields | {"tenant_id": tenant}))
 
 
 def _owner(who: Identity, tenant: str | None) -> str:
