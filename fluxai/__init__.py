@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fluxai.analytics import Budget, RouteResult, UsageSummary
     from fluxai.async_governor import AsyncGovernor
     from fluxai.context import subject
+    from fluxai.core.attempts import Attempt
     from fluxai.core.decisions import (
         Approval,
         CounterOffer,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         UsageEvent,
     )
     from fluxai.core.errors import (
+        AllProvidersFailed,
         ApprovalConflict,
         ApprovalRequired,
         BudgetExceeded,
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from fluxai.policy.engine import PolicyEngine, PolicyRequest
     from fluxai.policy.records import Grant, Policy, Tenant, Tool, User
     from fluxai.prompts import PromptAnalysis, PromptAnalyzer
+    from fluxai.providers.completing import Completion
+    from fluxai.providers.images import Image
     from fluxai.providers.instrumenting import instrument, uninstrument
     from fluxai.storage.base import Alert, LedgerReport, Storage
 
@@ -54,13 +58,16 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Alert": "fluxai.storage.base",
+    "AllProvidersFailed": "fluxai.core.errors",
     "Approval": "fluxai.core.decisions",
     "ApprovalConflict": "fluxai.core.errors",
     "ApprovalRequired": "fluxai.core.errors",
     "AsyncGovernor": "fluxai.async_governor",
+    "Attempt": "fluxai.core.attempts",
     "Budget": "fluxai.analytics",
     "BudgetExceeded": "fluxai.core.errors",
     "Choice": "fluxai.models",
+    "Completion": "fluxai.providers.completing",
     "ConfigurationError": "fluxai.core.errors",
     "Cost": "fluxai.costs",
     "CostEstimator": "fluxai.costs",
@@ -71,6 +78,7 @@ _HOMES = {
     "Governor": "fluxai.governor",
     "Grant": "fluxai.policy.records",
     "IdempotencyConflict": "fluxai.core.errors",
+    "Image": "fluxai.providers.images",
     "InvalidRequest": "fluxai.core.errors",
     "LedgerReport": "fluxai.storage.base",
     "Model": "fluxai.models",
@@ -109,13 +117,16 @@ _HOMES = {
 
 __all__ = [
     "Alert",
+    "AllProvidersFailed",
     "Approval",
     "ApprovalConflict",
     "ApprovalRequired",
     "AsyncGovernor",
+    "Attempt",
     "Budget",
     "BudgetExceeded",
     "Choice",
+    "Completion",
     "ConfigurationError",
     "Cost",
     "CostEstimator",
@@ -126,6 +137,7 @@ __all__ = [
     "Governor",
     "Grant",
     "IdempotencyConflict",
+    "Image",
     "InvalidRequest",
     "LedgerReport",
     "Model",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, Unpack
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fluxai.core.decisions import Approval
     from fluxai.govern import GovernOptions
     from fluxai.guard import CallArguments, Guard
+    from fluxai.providers.completing import Completion
+    from fluxai.providers.images import Image
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -146,6 +148,66 @@ class AsyncGovernor:
     estimator_of = _awaited(Governor.estimator_of)
     replay_spool = _awaited(Governor.replay_spool)
     feedback = _awaited(Governor.feedback)
+
+    async def smart_complete(
+        self,
+        prompt: str,
+        *,
+        tenant: str | None = None,
+        user: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        context: str | Sequence[Mapping[str, str]] | None = None,
+        preferences: Mapping[str, Any] | None = None,
+        system_instruction: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | Decimal | None = None,
+        images: Sequence[Any] | bytes | None = None,
+    ) -> Completion:
+        """Answer a prompt by the model that suits it; see `Governor.smart_complete`.
+
+        Async clients are awaited, others are asked in a thread.
+        """
+        from fluxai.providers.completing import CompletionOptions, complete_async
+
+        options = CompletionOptions(
+            tenant=tenant,
+            user=user,
+            labels=labels,
+            context=context,
+            preferences=preferences,
+            system_instruction=system_instruction,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            images=images,
+        )
+        return await complete_async(self.governor, prompt, options)
+
+    async def generate_image(
+        self,
+        prompt: str,
+        *,
+        tenant: str | None = None,
+        user: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        model: str | None = None,
+        size: str | None = None,
+    ) -> Image:
+        """Make a picture; see `Governor.generate_image`."""
+        from fluxai.providers.completing import ImageOptions, draw_async
+
+        options = ImageOptions(tenant=tenant, user=user, labels=labels, model=model, size=size)
+        return await draw_async(self.governor, prompt, options)
+
+    def providers(
+        self,
+        *,
+        openai: Any = None,
+        anthropic: Any = None,
+        gemini: Any = None,
+        models: Mapping[str, str] | None = None,
+    ) -> None:
+        """Say by which clients to ask; see `Governor.providers`."""
+        self.governor.providers(openai=openai, anthropic=anthropic, gemini=gemini, models=models)
 
     @property
     def tenants(self) -> _Registry:

@@ -111,6 +111,9 @@ if TYPE_CHECKING:
     from fluxai.guard import CallArguments, Guard
     from fluxai.learning import Learned
     from fluxai.leases import Leases
+    from fluxai.providers.clients import Providers
+    from fluxai.providers.completing import Completion
+    from fluxai.providers.images import Image
     from fluxai.registries import Models, Policies, Tenants, Tools, Users
     from fluxai.routing import Outcome
     from fluxai.spool import Spool
@@ -208,6 +211,7 @@ class Governor:
         self._subjects = subjects
         self._allow_unheld = on_storage_error == "allow"
         self._on_expiry = on_expiry
+        self._providers: Providers | None = None
         self._spool_path = spool
         self._spool: Spool | None = None
         self.storage: Storage = open_storage(storage)
@@ -1286,6 +1290,132 @@ class Governor:
 
         return wrap(self, client, tenant=tenant, user=user, labels=labels, ungoverned=ungoverned)
 
+    def providers(
+        self,
+        *,
+        openai: Any = None,
+        anthropic: Any = None,
+        gemini: Any = None,
+        models: Mapping[str, str] | None = None,
+    ) -> None:
+        """Say by which clients `smart_complete` and `generate_image` ask.
+
+        Without this, and for a provider that is left out, it is the SDK's own client where the SDK
+        is installed and its key is in the environment.
+
+        Args:
+            openai: A client of `openai`, not wrapped, sync or async (async ones need
+                `AsyncGovernor`); `True` for the environment's, which must be there then; `False`
+                to leave the provider out.
+            anthropic: The same of `anthropic`.
+            gemini: The same of `google-genai`.
+            models: A model of your own for a level: `{"simple": "gpt-4o-mini"}`.
+
+        Raises:
+            ConfigurationError: What was given is no such client, `True` can't be had, or there is
+                no such level.
+        """
+        from fluxai.providers.clients import Providers
+
+        given = {"openai": openai, "anthropic": anthropic, "google": gemini}
+        before, self._providers = self._providers, Providers(given, models=models)
+        if before is not None:
+            before.close()
+
+    def providers_at_hand(self) -> Providers:
+        """Return what `providers` was told, or what the environment has."""
+        if self._providers is None:
+            self.providers()
+        assert self._providers is not None  # noqa: S101 -- set just above
+        return self._providers
+
+    def smart_complete(
+        self,
+        prompt: str,
+        *,
+        tenant: str | None = None,
+        user: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        context: str | Sequence[Mapping[str, str]] | None = None,
+        preferences: Mapping[str, Any] | None = None,
+        system_instruction: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | Decimal | None = None,
+        images: Sequence[Any] | bytes | None = None,
+    ) -> Completion:
+        """Answer a prompt by the model that suits it, of the providers at hand.
+
+        It is reserved and settled like any call of a wrapped client. Where a provider fails, another
+        model answers, of another provider if there is one.
+
+        Args:
+            prompt: What is asked. What it says of its own difficulty does not count.
+            tenant: Whose budgets; otherwise that of the `subject()` block.
+            user: Which user of it.
+            labels: Labels of the call.
+            context: What was said before: a text, or messages with `role` and `content`.
+            preferences: `prefer_cost`, `prefer_speed` or `prefer_quality` as `True`, and
+                `max_cost_per_request` in USD, which all attempts together have to keep to.
+            system_instruction: The system's instruction.
+            max_tokens: How long the answer may be.
+            temperature: From 0 to 2. Models that refuse any are asked without it: OpenAI's for
+                reasoning, and Anthropic's since Opus 4.7; the older of those with 1 at most.
+            images: Pictures to look at: bytes, or `data:` URLs with base64.
+
+        Returns:
+            The answer, with the model, the reason, and what it cost. A prompt that asks for a
+            picture is answered by one, in `images`.
+
+        Raises:
+            Refused: A policy refused the call, and what its counter-offer says to fit, too.
+            AllProvidersFailed: No provider answered; nothing is made up in its place.
+            ConfigurationError: No provider is at hand, or none that can do what is asked.
+            InvalidRequest: An argument is wrong.
+        """
+        from fluxai.providers.completing import CompletionOptions, complete
+
+        options = CompletionOptions(
+            tenant=tenant,
+            user=user,
+            labels=labels,
+            context=context,
+            preferences=preferences,
+            system_instruction=system_instruction,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            images=images,
+        )
+        return complete(self, prompt, options)
+
+    def generate_image(
+        self,
+        prompt: str,
+        *,
+        tenant: str | None = None,
+        user: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        model: str | None = None,
+        size: str | None = None,
+    ) -> Image:
+        """Make a picture, by the image model that suits or by the one that is named.
+
+        Args:
+            prompt: What it is to show.
+            tenant: Whose budgets; otherwise that of the `subject()` block.
+            user: Which user of it.
+            labels: Labels of the call.
+            model: The model that has to make it; then no other is asked.
+            size: Such as `1024x1024`; Gemini is asked for the same shape.
+
+        Raises:
+            Refused, AllProvidersFailed, ConfigurationError, InvalidRequest: As `smart_complete`.
+            UnknownModel: `model` has no price.
+        """
+        from fluxai.providers.completing import ImageOptions, draw
+
+        options = ImageOptions(tenant=tenant, user=user, labels=labels, model=model, size=size)
+        return draw(self, prompt, options)
+
     def guard(self, **request: Unpack[CallArguments]) -> Guard:
         """Hold money for the body of a `with` block: same arguments as `reserve`.
 
@@ -1615,6 +1745,8 @@ class Governor:
     def close(self) -> None:
         """Finish what is queued and let go of the store."""
         self.hops.close()
+        if self._providers is not None:
+            self._providers.close()
         if self.leases is not None:
             self.leases.close()
         self.storage.close()

@@ -30,6 +30,11 @@ SHOWS = {
     "08_async_streams.py": ["Spend less, know more.", "8 streams by 8 users"],
     "09_past_spend.py": ["recorded $0.095 for ana", "in 3 events: $0.335"],
     "10_across_processes.py": ["settled $0.0164275, held $0.00", "the books balance: True"],
+    "13_smart_completion.py": [
+        "gpt-4o-mini by openai",
+        "after gpt-4o-mini failed",
+        "refused, and nothing was sent",
+    ],
     "12_unchanged_program.py": ["Think again.", "stopped after 3 requests: $0.0015825 of $0.0016"],
 }
 #: Makes any use of the network an error, apart from a provider on this machine.

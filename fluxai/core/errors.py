@@ -14,6 +14,7 @@ FluxAIError
 │   │   └── StreamStopped   what was reserved for a stream is used up; it was cut off
 │   └── ApprovalRequired    a human has to say yes first
 ├── ApprovalConflict        an approval that can't be given any more, or not for this
+├── AllProvidersFailed      every provider that could answer a prompt failed; lists each attempt
 ├── SettlementConflict      already resolved with another outcome
 ├── ReservationNotFound     the store does not know (or no longer takes) that reservation
 └── IdempotencyConflict     the same id or key, with other arguments
@@ -24,6 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fluxai.core.attempts import Attempt
     from fluxai.core.decisions import Decision
 
 
@@ -122,6 +124,19 @@ class ApprovalRequired(Refused):
 
 class ApprovalConflict(FluxAIError):
     """The approval was answered already, has expired, or a `deny` limit forbids it now."""
+
+
+class AllProvidersFailed(FluxAIError):
+    """Every model that was tried failed. The last provider's error is `__cause__`.
+
+    Attributes:
+        attempts: What was tried, in that order, and why it failed.
+    """
+
+    def __init__(self, attempts: tuple[Attempt, ...]) -> None:
+        tried = "; ".join(str(attempt) for attempt in attempts)
+        super().__init__(f"no provider gave an answer; tried {tried}")
+        self.attempts = attempts
 
 
 class SettlementConflict(FluxAIError):

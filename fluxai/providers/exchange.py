@@ -76,6 +76,8 @@ class Attempts:
 
 #: The attempts of the request that is under way.
 attempts_now: ContextVar[Attempts | None] = ContextVar("fluxai.attempts", default=None)
+#: Where whoever asks through a wrapped client collects what became of its requests.
+watching: ContextVar[list[Exchange] | None] = ContextVar("fluxai.watching", default=None)
 
 
 class Exchange(ABC):
@@ -92,6 +94,9 @@ class Exchange(ABC):
         self.paid = calls
         self.attempts = Attempts()
         self.calls: list[Call] = []
+        watched = watching.get()
+        if watched is not None:
+            watched.append(self)
 
     def request_for(self, call: PaidCall) -> CallArguments:
         """Return what `reserve` takes for a call."""

@@ -199,7 +199,7 @@ def _paid(client: Any, state: State, path: str, options: Any) -> list[PaidCall] 
         case "/messages/batches":
             return paid.batch_requests(body)
         case "/chat/completions":
-            return [paid.chat(body, cap=functools.partial(_cap_key, client))]
+            return [paid.chat(body, cap=functools.partial(cap_key, client))]
         case "/responses":
             return [paid.responses(body, state.carried)]
         case "/completions":
@@ -215,7 +215,7 @@ def _paid(client: Any, state: State, path: str, options: Any) -> list[PaidCall] 
     return None
 
 
-def _cap_key(client: Any) -> str:
+def cap_key(client: Any) -> str:
     """Return under which key a server takes the cap: OpenAI renamed it, others did not follow."""
     host = f".{getattr(getattr(client, 'base_url', None), 'host', '')}"
     return "max_completion_tokens" if host.endswith(_RENAMED_CAP) else "max_tokens"

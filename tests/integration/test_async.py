@@ -46,6 +46,10 @@ def governor(storage: Any) -> Iterator[AsyncGovernor]:
     governor.governor.close()
 
 
+#: What is called without `await`, or has a signature of its own.
+PLAIN = {"wrap", "guard", "govern", "compare", "budget", "close", "providers"}
+
+
 def test_every_name_of_the_governor_is_there() -> None:
     """What a `Governor` can do, an `AsyncGovernor` can, under the same name and arguments."""
     for name, verb in vars(Governor).items():
@@ -54,17 +58,11 @@ def test_every_name_of_the_governor_is_there() -> None:
             "settle_expected",
             "release_if_held",
             "when_free",
+            "providers_at_hand",
         }:
             continue
         twin = getattr(AsyncGovernor, name)
-        if inspect.isfunction(verb) and name not in {
-            "wrap",
-            "guard",
-            "govern",
-            "compare",
-            "budget",
-            "close",
-        }:
+        if inspect.isfunction(verb) and name not in PLAIN:
             assert inspect.iscoroutinefunction(twin), name
             assert inspect.signature(verb).parameters.keys() == (
                 inspect.signature(twin).parameters.keys()

@@ -15,17 +15,21 @@ from typing import Any, Literal, assert_type
 import fluxai
 from fluxai import (
     Alert,
+    AllProvidersFailed,
     Approval,
     ApprovalRequired,
     AsyncGovernor,
+    Attempt,
     Budget,
     BudgetExceeded,
+    Completion,
     CostEstimator,
     CounterOffer,
     Decision,
     Estimate,
     Governor,
     Grant,
+    Image,
     LedgerReport,
     Model,
     ModelRegistry,
@@ -192,6 +196,17 @@ with governor.budget("5.00", tenant="acme", run="42") as block:
     assert_type(block.remaining, Decimal)
 with governor.budget(5.0):  # type: ignore[arg-type]
     pass
+
+completion = governor.smart_complete("hi", tenant="acme", preferences={"prefer_cost": True})
+assert_type(completion, Completion)
+assert_type(completion.cost, Decimal)
+assert_type(completion.images, tuple[Image, ...])
+assert_type(governor.generate_image("a cat", model="gpt-image-1").data, bytes)
+governor.smart_complete("hi", max_tokens="5")  # type: ignore[arg-type]
+try:
+    governor.smart_complete("hi")
+except AllProvidersFailed as all_failed:
+    assert_type(all_failed.attempts, tuple[Attempt, ...])
 
 # -- looking -------------------------------------------------------------------------------------
 

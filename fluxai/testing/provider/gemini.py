@@ -41,6 +41,8 @@ _ERRORS: Final[Mapping[int, tuple[str, str]]] = {
     504: ("DEADLINE_EXCEEDED", "The request timed out. Please try again."),
     529: ("UNAVAILABLE", "The model is overloaded. Please try again later."),
 }
+#: What a picture that comes with an answer is billed, where no usage was told.
+_TOKENS_PER_PICTURE: Final = 1290
 
 
 class Gemini:
@@ -90,10 +92,17 @@ def _prompt(options: Mapping[str, Any]) -> tuple[object, ...]:
     return (options.get("systemInstruction"), options.get("contents"), options.get("tools"))
 
 
-def _taken(options: Mapping[str, Any], desk: Desk) -> tuple[Answer, Body]:
+def _taken(options: Mapping[str, Any], desk: Desk, *, draws: bool = False) -> tuple[Answer, Body]:
     config = options.get("generationConfig") or {}
     answer = desk.take().within(whole(config.get("maxOutputTokens")))
-    return answer, _usage(usage_for(answer, *_prompt(options)))
+    usage = usage_for(answer, *_prompt(options))
+    if draws and answer.usage is None and answer.refusal is None:
+        usage = usage.replaced(image_out=_TOKENS_PER_PICTURE)
+    return answer, _usage(usage)
+
+
+def _picture() -> str:
+    return base64.b64encode(png()).decode()
 
 
 def _usage(usage: Usage) -> Body:
@@ -138,8 +147,12 @@ def _modalities(text: int, audio: int, image: int) -> list[Body]:
 
 
 def _generate(model: str, request: Request, desk: Desk) -> Reply:
-    answer, usage = _taken(request.options, desk)
+    config = request.options.get("generationConfig") or {}
+    draws = "IMAGE" in {str(kind).upper() for kind in config.get("responseModalities") or ()}
+    answer, usage = _taken(request.options, desk, draws=draws)
     parts = [*_thoughts(answer), *_text(answer.text), *_calls(answer)]
+    if draws and answer.refusal is None:
+        parts.append({"inlineData": {"mimeType": "image/png", "data": _picture()}})
     return json_reply(
         {
             "candidates": [_candidate(answer, parts, last=True)],
@@ -249,7 +262,7 @@ def _predict(model: str, request: Request, desk: Desk) -> Reply:
         only(answer.usage, "Imagen's format")
     parameters = request.options.get("parameters") or {}
     number = whole(parameters.get("sampleCount")) or 1
-    picture = {"mimeType": "image/png", "bytesBase64Encoded": base64.b64encode(png()).decode()}
+    picture = {"mimeType": "image/png", "bytesBase64Encoded": _picture()}
     return json_reply({"predictions": [picture] * number})
 
 
