@@ -15,10 +15,10 @@ from fluxai.core.money import to_decimal
 from fluxai.planning import DEFAULT_TENANT
 from fluxai.prompts import PromptAnalyzer
 from fluxai.providers.asking import Answered, Talk, run, run_async, until_answered
+from fluxai.providers.choosing import Router, Wishes, used_share, wishes
 from fluxai.providers.clients import Providers
 from fluxai.providers.images import Image
 from fluxai.providers.pictures import picture_of
-from fluxai.providers.choosing import Router, Wishes, used_share, wishes
 from fluxai.providers.speaking import Question, said_before, sides
 
 if TYPE_CHECKING:
