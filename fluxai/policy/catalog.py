@@ -154,6 +154,8 @@ class ToolCatalog:
 
         Without a name it is the cheapest; with a `level` of complexity, the one that it calls for.
         """
+        if named is None and tool.id in self._tools:
+            named = self._tools[tool.id].fallback_tool_id
         key = (tool.id, tool.rates is None, tool.until_us, named or level)
         if key in self._stand_ins:
             found = self._stand_ins[key]

@@ -174,7 +174,11 @@ class User(_Record):
 
 
 class Tool(_Record):
-    """Something that is paid for by the unit. `cost_per_unit` is USD for one."""
+    """Something that is paid for by the unit. `cost_per_unit` is USD for one.
+
+    `fallback_tool_id` declares what does the same for less: where a policy says `downgrade` and
+    names no fallback of its own, the call moves there.
+    """
 
     id: Id
     name: str | None = None
@@ -187,6 +191,7 @@ class Tool(_Record):
         PlainSerializer(str, return_type=str, when_used="json"),
     ]
     unit: Unit = "requests"
+    fallback_tool_id: Id | None = None
 
     if TYPE_CHECKING:
 
@@ -199,6 +204,7 @@ class Tool(_Record):
             category: Category = "custom",
             tier: Tier = "standard",
             unit: Unit = "requests",
+            fallback_tool_id: str | None = None,
         ) -> None: ...
 
     def unit_rate(self) -> int:

@@ -382,3 +382,15 @@ def test_a_usage_without_any_number_is_not_a_usage_of_zero(
         governor.settle(held, {"model": "gpt-4o", "usage": shown})
     assert held.state == "reserved"
     assert not governor.events()
+
+
+def test_a_tool_moves_to_the_fallback_that_its_record_declares(governor: Governor) -> None:
+    """A policy that says downgrade need not name it; a dearer one is no fallback."""
+    governor.tools.put(Tool(id="quick", cost_per_unit="0.01"))
+    governor.tools.put(Tool(id="dear", cost_per_unit="9"))
+    governor.tools.put(Tool(id="deep", cost_per_unit="0.10", fallback_tool_id="quick"))
+    governor.policies.put(daily("0.15", scope="tool", scope_id="deep", decision="downgrade"))
+    calls = [governor.reserve(tenant="acme", tool="deep") for _ in range(2)]
+    assert [call.final_tool for call in calls] == ["deep", "quick"]
+    governor.tools.put(Tool(id="deep", cost_per_unit="0.10", fallback_tool_id="dear"))
+    assert not governor.reserve(tenant="acme", tool="deep").allowed
