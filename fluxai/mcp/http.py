@@ -286,7 +286,10 @@ async def serve_http(
             f"can't listen at {settings.host}:{settings.port}: {error.strerror}"
         ) from error
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    with listener:
+    # asyncio sends small packets at once, which answers of several parts need, only on a socket that
+    # says it is TCP. `create_server` leaves that open, and each answer would wait for 40 ms.
+    kind = (listener.family, listener.type, socket.IPPROTO_TCP)
+    with socket.socket(*kind, fileno=listener.detach()) as listener:
         # Bound and listening: whoever connects from now on is answered.
         started(f"http://{host}:{listener.getsockname()[1]}")
         await uvicorn.Server(config).serve(sockets=[listener])
