@@ -21,6 +21,9 @@ def main() -> NoReturn:
             f"install with: pip install 'fluxai[mcp]'"
         )
     from fluxai.mcp.commands import app
+    from fluxai.mcp.gateway.command import gateway, pins
 
+    app.add_command(gateway)
+    app.add_command(pins)
     app(prog_name="fluxai-mcp")
     raise AssertionError("click exits")

@@ -1,0 +1,231 @@
+"""Approvals through the gateway: a person says yes or no, and what was approved runs once."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import mcp_types as types
+import pytest
+from mcp import Client, MCPError
+
+from fluxai import AsyncGovernor, Policy
+from tests.mcp.gateway_downstream import make
+from tests.mcp.gateway_setup import client, decision_of, gateway, text_of
+
+ERAS = ("auto", "legacy")
+ASK = Policy(tenant_id="acme", limit_type="total", limit_value="0", decision="require_approval")
+
+
+def _servers(folder: Path, **more: Any) -> dict[str, Any]:
+    return {"s": {"command": ["never-started"], "cost": "0.01", **more}}
+
+
+def _in_process(folder: Path) -> Any:
+    """Make clients of a downstream in this process: what is tried here is the gateway."""
+    server = make(folder / "log.txt")
+    return lambda _, __, **options: lambda: Client(server, cache=None, **options)
+
+
+def _reached(folder: Path) -> int:
+    log = folder / "log.txt"
+    return len(log.read_text(encoding="utf-8").splitlines()) if log.exists() else 0
+
+
+def _answering(action: str, **content: Any) -> Any:
+    async def answer(_: Any, params: types.ElicitRequestParams) -> types.ElicitResult:
+        assert "for up to $0.01" in params.message
+        return types.ElicitResult.model_validate({"action": action, "content": content or None})
+
+    return answer
+
+
+async def _spent(governor: AsyncGovernor) -> Decimal:
+    return (await governor.usage("acme")).total_cost
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_a_client_that_is_trusted_may_say_yes(tmp_path: Path, era: str) -> None:
+    """The call runs at once, and once."""
+
+    async def run() -> None:
+        servers = _servers(tmp_path, approval="client")
+        make_client = _in_process(tmp_path)
+        async with gateway(tmp_path, servers, ASK, make=make_client) as (opened, governor):
+            said = _answering("accept", approve=True)
+            async with client(opened, era, elicitation_callback=said) as user:
+                answer = await user.call_tool("s__search", {"q": "approved"})
+                assert text_of(answer) == "search: approved"
+            (approval,) = await governor.approvals.list(tenant="acme")
+            assert (approval.state, approval.by) == ("used", "alice (local) through its client")
+            assert await _spent(governor) == Decimal("0.01")
+        assert _reached(tmp_path) == 1
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize(
+    ("action", "content"), [("decline", {}), ("cancel", {}), ("accept", {"approve": False})]
+)
+def test_anything_but_a_yes_is_a_no(
+    tmp_path: Path, era: str, action: str, content: dict[str, Any]
+) -> None:
+    """The call does not run, its money is given back, and the same approval can't be used."""
+
+    async def run() -> None:
+        servers = _servers(tmp_path, approval="client")
+        make_client = _in_process(tmp_path)
+        async with gateway(tmp_path, servers, ASK, make=make_client) as (opened, governor):
+            said = _answering(action, **content)
+            async with client(opened, era, elicitation_callback=said) as user:
+                answer = await user.call_tool("s__search", {"q": "no"})
+                assert answer.is_error
+                assert "did not approve" in text_of(answer)
+            (approval,) = await governor.approvals.list(tenant="acme")
+            assert approval.state == "rejected"
+            (budget,) = await governor.budgets("acme")
+            assert (budget.settled, budget.reserved) == (0, 0)
+        assert _reached(tmp_path) == 0
+
+    asyncio.run(run())
+
+
+async def _question(user: Client, arguments: dict[str, Any]) -> types.InputRequiredResult:
+    asked = await user.session.call_tool("s__search", arguments, allow_input_required=True)
+    assert isinstance(asked, types.InputRequiredResult)
+    return asked
+
+
+YES: types.InputResponses = {
+    "fluxai-approval": types.ElicitResult(action="accept", content={"approve": True})
+}
+
+
+def test_an_answer_is_good_for_one_call(tmp_path: Path) -> None:
+    """Sent again, with other arguments, or forged: it runs nothing."""
+
+    async def run() -> None:
+        servers = _servers(tmp_path, approval="client")
+        make_client = _in_process(tmp_path)
+        async with gateway(tmp_path, servers, ASK, make=make_client) as (opened, governor):
+            said = _answering("accept", approve=True)
+            async with client(opened, elicitation_callback=said) as user:
+                call = user.session.call_tool
+                asked = await _question(user, {"q": "one"})
+                state = asked.request_state
+                with pytest.raises(MCPError, match="requestState"):
+                    await call(
+                        "s__search", {"q": "other"}, input_responses=YES, request_state=state
+                    )
+                for forged in ("nonsense", '{"approval": "x"}', f"{state}x"):
+                    with pytest.raises(MCPError, match="requestState"):
+                        await call(
+                            "s__search", {"q": "one"}, input_responses=YES, request_state=forged
+                        )
+                # An answer to a question that was never put is no approval either.
+                asked_again = await call(
+                    "s__search", {"q": "two"}, input_responses=YES, allow_input_required=True
+                )
+                assert isinstance(asked_again, types.InputRequiredResult)
+                first = await call(
+                    "s__search", {"q": "one"}, input_responses=YES, request_state=state
+                )
+                assert text_of(first) == "search: one"
+                replayed = await call(
+                    "s__search", {"q": "one"}, input_responses=YES, request_state=state
+                )
+                assert replayed.is_error
+            assert await _spent(governor) == Decimal("0.01")
+        assert _reached(tmp_path) == 1
+
+    asyncio.run(run())
+
+
+def test_two_answers_at_once_run_one_call(tmp_path: Path) -> None:
+    """The approval is consumed in the store, where only one can take it."""
+
+    async def run() -> None:
+        servers = _servers(tmp_path, approval="client")
+        held = AsyncGovernor(f"sqlite:///{tmp_path / 'ledger.db'}")
+        make_client = _in_process(tmp_path)
+        async with gateway(tmp_path, servers, ASK, governor=held, make=make_client) as (opened, _):
+            said = _answering("accept", approve=True)
+            async with client(opened, elicitation_callback=said) as user:
+                asked = await _question(user, {"q": "one"})
+                answers = await asyncio.gather(
+                    *(
+                        user.session.call_tool(
+                            "s__search",
+                            {"q": "one"},
+                            input_responses=YES,
+                            request_state=asked.request_state,
+                        )
+                        for _ in range(8)
+                    )
+                )
+                assert sorted(bool(answer.is_error) for answer in answers) == [False] + [True] * 7
+        assert _reached(tmp_path) == 1
+
+    asyncio.run(run())
+
+
+def test_an_answer_does_not_outlive_a_change_of_the_policies(tmp_path: Path) -> None:
+    """Whoever said yes has seen the rules of then."""
+
+    async def run() -> None:
+        servers = _servers(tmp_path, approval="client")
+        make_client = _in_process(tmp_path)
+        async with gateway(tmp_path, servers, ASK, make=make_client) as (opened, governor):
+            said = _answering("accept", approve=True)
+            async with client(opened, elicitation_callback=said) as user:
+                asked = await _question(user, {"q": "one"})
+                await governor.policies.put(
+                    Policy(tenant_id="acme", limit_type="daily", limit_value="9", decision="deny")
+                )
+                late = await user.session.call_tool(
+                    "s__search",
+                    {"q": "one"},
+                    input_responses=YES,
+                    request_state=asked.request_state,
+                )
+                assert "policies have changed" in text_of(late)
+        assert _reached(tmp_path) == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("asks", [True, False], ids=["not-trusted", "not-able"])
+def test_a_call_waits_where_the_client_may_not_answer(
+    tmp_path: Path, era: str, *, asks: bool
+) -> None:
+    """It is decided apart from the client; then the same call runs once, and no other."""
+
+    async def run() -> None:
+        servers = _servers(tmp_path, approval="stored" if asks else "client")
+        make_client = _in_process(tmp_path)
+        said = _answering("accept", approve=True) if asks else None
+        async with gateway(tmp_path, servers, ASK, make=make_client) as (opened, governor):
+            async with client(opened, era, elicitation_callback=said) as user:
+                waits = await user.call_tool("s__search", {"q": "one"})
+                told = decision_of(waits)
+                assert waits.is_error
+                assert told["decision"] == "pending_approval"
+                assert f"fluxai approvals approve {told['approval_id']}" in text_of(waits)
+                again = await user.call_tool("s__search", {"q": "one"})
+                assert decision_of(again)["approval_id"] == told["approval_id"]
+                assert _reached(tmp_path) == 0
+                await governor.approvals.approve(told["approval_id"], by="boss")
+                other = await user.call_tool("s__search", {"q": "other"})
+                assert decision_of(other)["approval_id"] != told["approval_id"]
+                runs = await user.call_tool("s__search", {"q": "one"})
+                assert text_of(runs) == "search: one"
+                used = await user.call_tool("s__search", {"q": "one"})
+                assert decision_of(used)["decision"] == "pending_approval"
+            assert await _spent(governor) == Decimal("0.01")
+        assert _reached(tmp_path) == 1
+
+    asyncio.run(run())
