@@ -1,4 +1,4 @@
-"""Run the benchmarks: all, or those named (`pairs scaling room sqlite postgres usage imports costs wrapped`)."""
+"""Run the benchmarks: all, or those named (`pairs scaling room sqlite postgres usage imports costs wrapped gateway`)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from tests.benchmarks import (
     costs,
+    gateway,
     imports,
     memory,
     postgres,
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "usage": usage.month,
     "costs": costs.prices,
     "wrapped": wrapped.overhead,
+    "gateway": gateway.overhead,
 }
 BY_NAME: dict[str, Callable[[], None]] = {"postgres_growth": postgres_growth.growth}
 
