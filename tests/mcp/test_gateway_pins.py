@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mcp_types import Tool, ToolAnnotations
@@ -11,7 +12,7 @@ from fluxai import ConfigurationError
 from fluxai.mcp.gateway.pins import PinFile, pin_of
 
 
-def _tool(name: str = "search", **changes: object) -> Tool:
+def _tool(name: str = "search", **changes: Any) -> Tool:
     return Tool.model_validate(
         {"name": name, "description": "Searches", "inputSchema": {"type": "object"}, **changes}
     )
@@ -32,7 +33,7 @@ def _names(tools: tuple[Tool, ...]) -> list[str]:
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_every_part_of_a_definition_is_pinned(tmp_path: Path, changed: dict[str, object]) -> None:
+def test_every_part_of_a_definition_is_pinned(tmp_path: Path, changed: dict[str, Any]) -> None:
     """A changed tool is set aside, the others stay."""
     file = PinFile(tmp_path / "pins.json", "trust-first-use")
     file.sort("s", [_tool(), _tool("other")], view="plain")
