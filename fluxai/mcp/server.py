@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -88,7 +89,9 @@ async def _called(
             who.require(tool.scope)
         asked = tool.arguments.model_validate(arguments)
         work = partial(tool.run, governor, who, asked)
-        if tool.undo is None:
+        if tool.waits:
+            result = await asyncio.to_thread(work)
+        elif tool.undo is None:
             result = await governor.hops.run(work)
         else:
             result = await governor.hops.hold(work, partial(tool.undo, governor))
@@ -106,12 +109,13 @@ async def _called(
         # The boundary to the client: it must learn nothing of our insides, the operator everything.
         log.exception("%s failed", tool.name)
         return _failed(f"{tool.name} failed inside the server; its log says why.")
-    return _succeeded(result)
+    return _succeeded(result, [] if tool.blocks is None else tool.blocks(result))
 
 
-def _succeeded(result: BaseModel) -> types.CallToolResult:
+def _succeeded(result: BaseModel, blocks: list[types.ContentBlock]) -> types.CallToolResult:
+    text = types.TextContent(type="text", text=result.model_dump_json(indent=2))
     return types.CallToolResult(
-        content=[types.TextContent(type="text", text=result.model_dump_json(indent=2))],
+        content=[text, *blocks],
         structured_content=result.model_dump(mode="json"),
     )
 

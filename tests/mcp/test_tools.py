@@ -29,6 +29,8 @@ FOR_ALL = {
     "check_and_route",
     "estimate_cost",
     "settle_usage",
+    "smart_complete",
+    "generate_image",
     "get_usage_summary",
     "list_budgets",
     "explain_decision",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fluxai.mcp.tools.answering import ANSWERING
 from fluxai.mcp.tools.approving import APPROVING
 from fluxai.mcp.tools.limiting import LIMITING
 from fluxai.mcp.tools.looking import LOOKING
@@ -12,4 +13,10 @@ from fluxai.mcp.tools.tool import GovernorTool
 
 __all__ = ["TOOLS", "GovernorTool"]
 
-TOOLS: tuple[GovernorTool[Any], ...] = (*SPENDING, *LOOKING, *LIMITING, *APPROVING)
+TOOLS: tuple[GovernorTool[Any], ...] = (
+    *SPENDING,
+    *ANSWERING,
+    *LOOKING,
+    *LIMITING,
+    *APPROVING,
+)

@@ -69,11 +69,14 @@ class GovernorTool(Generic[ArgumentsT]):
         result: The type of its result.
         run: Does it, for an identity. Runs in a thread; a refusal by policy is a result.
         undo: Gives back what a result holds, when nobody waits for it any more.
+        blocks: What of a result is shown as content of its own, such as pictures.
         scope: What an identity needs to see it at all.
         reads_only: It changes nothing.
         destructive: It takes something away.
         idempotent: Doing it twice is doing it once.
         open_world: It reaches a provider outside.
+        waits: It waits for a provider, so that it runs in a thread whatever the store is. One that
+            nobody waits for any more goes on to its end, and is settled.
     """
 
     name: str
@@ -83,11 +86,13 @@ class GovernorTool(Generic[ArgumentsT]):
     result: type[BaseModel]
     run: Callable[[Governor, Identity, ArgumentsT], BaseModel]
     undo: Callable[[Governor, BaseModel], None] | None = None
+    blocks: Callable[[BaseModel], list[types.ContentBlock]] | None = None
     scope: str | None = None
     reads_only: bool = False
     destructive: bool = False
     idempotent: bool = False
     open_world: bool = False
+    waits: bool = False
 
     @cached_property
     def input_schema(self) -> dict[str, Any]:
