@@ -140,11 +140,38 @@ class ModelSelector:
             UnknownModel: `asked`, or an id in `allowed`, has no price.
             InvalidRequest: `max_cost` is a float, or no amount.
         """
+        return self.choose(
+            self._candidates(allowed),
+            analysis,
+            prefer,
+            max_cost,
+            highest=None if asked is None else self._registry.get(asked),
+            output_tokens=output_tokens,
+            used=used,
+        )
+
+    def choose(
+        self,
+        candidates: Iterable[Model],
+        analysis: Analysis,
+        prefer: Preference | None = None,
+        max_cost: Decimal | str | int | None = None,
+        *,
+        highest: Model | None = None,
+        output_tokens: int = 500,
+        used: float = 0.0,
+    ) -> Choice:
+        """Pick one of some models, like `select`, for who has their records already.
+
+        Args:
+            candidates: Their records.
+            analysis: As in `select`; so are the rest.
+            highest: The record of what was asked for: the choice is no dearer.
+        """
         limit = _amount(max_cost)
-        highest = None if asked is None else self._registry.get(asked)
         able = [
             (model, cost)
-            for model in self._candidates(allowed)
+            for model in candidates
             if (cost := self._fits(model, analysis, output_tokens, highest)) is not None
         ]
         if not able:

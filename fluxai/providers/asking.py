@@ -257,7 +257,11 @@ def _cheaper(router: Router, refused: Refused, tried: list[Model]) -> Choice | N
     if isinstance(refused, ApprovalRequired) or offer is None:
         return None
     ids = {model.id for model in tried}
-    choice = router.among(name for name in offer.models if name not in ids)
+    choice = router.among(
+        model
+        for model in router.models.values()
+        if model.id in offer.models and model.id not in ids
+    )
     return choice if choice.model else None
 
 

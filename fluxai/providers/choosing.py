@@ -112,12 +112,16 @@ class Router:
         wished: Wishes,
         used: float,
     ) -> None:
-        self._selector = ModelSelector(registry, providers=providers, by_complexity=by_complexity)
+        self._selector = ModelSelector(registry, by_complexity=by_complexity)
         self._analysis = analysis
         self._wished = wished
         self._used = used
         self._output_tokens = question.max_tokens or _OUTPUT_TOKENS
-        configured = [registry.get(model_id) for model_id in by_complexity.values()]
+        configured = [
+            model
+            for model in map(registry.get, by_complexity.values())
+            if model.enabled and model.provider in providers
+        ]
         suits = _draws if analysis.task_type == "image" else _speaks
         known = [
             model
@@ -137,13 +141,13 @@ class Router:
 
     def first(self) -> Choice:
         """Choose a model. What it may cost is held to by its reservation; here it guides only."""
-        choice = self._select(self.models, self._wished.prefer, self._wished.max_cost)
-        return choice if choice.model else self._select(self.models, "cost", None)
+        models = self.models.values()
+        choice = self._choose(models, self._wished.prefer, self._wished.max_cost)
+        return choice if choice.model else self._choose(models, "cost")
 
-    def among(self, ids: Iterable[str]) -> Choice:
+    def among(self, models: Iterable[Model]) -> Choice:
         """Choose among some of the models."""
-        left = [model_id for model_id in ids if model_id in self.models]
-        return self._select(left, self._wished.prefer, None)
+        return self._choose(models, self._wished.prefer)
 
     def after(self, tried: Collection[Model], dead: Collection[str]) -> Choice:
         """Choose a model in place of those that failed: of a provider that has not, if there is.
@@ -154,24 +158,24 @@ class Router:
         """
         ids, homes = {model.id for model in tried}, {model.provider for model in tried}
         left = [m for m in self.models.values() if m.id not in ids and m.provider not in dead]
-        choice = self.among(m.id for m in left if m.provider not in homes)
-        return choice if choice.model else self.among(m.id for m in left)
+        choice = self.among(m for m in left if m.provider not in homes)
+        return choice if choice.model else self.among(left)
 
     def premium(self) -> Model | None:
         """Return the model that quality alone would have picked."""
-        return self._select(self.models, "quality", None).record
+        return self._choose(self.models.values(), "quality").record
 
-    def _select(
+    def _choose(
         self,
-        allowed: Collection[str],
+        models: Iterable[Model],
         prefer: Preference | None,
-        max_cost: Decimal | str | int | None,
+        max_cost: Decimal | str | int | None = None,
     ) -> Choice:
-        return self._selector.select(
+        return self._selector.choose(
+            models,
             self._analysis,
             prefer,
             max_cost,
-            allowed,
             output_tokens=self._output_tokens,
             used=self._used,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from fluxai.arguments import count
 from fluxai.context import surroundings
-from fluxai.core.errors import ConfigurationError, InvalidRequest
+from fluxai.core.errors import ConfigurationError, InvalidRequest, StorageError
 from fluxai.core.money import to_decimal
 from fluxai.planning import DEFAULT_TENANT
 from fluxai.prompts import PromptAnalyzer
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from fluxai.governor import Governor
     from fluxai.models import Model, ModelRegistry
     from fluxai.prompts import PromptAnalysis
+
+log = logging.getLogger("fluxai")
 
 #: Pictures that may come along.
 _IMAGES_MAX = 16
@@ -215,7 +218,7 @@ class _Job:
         """Answer the prompt, by a picture where it asks for one."""
         analysis = self._analysis()
         draws = analysis.task_type == "image"
-        registry = self._governor.planner.registry_of(self._payer.tenant)
+        registry = self._registry()
         router = self._router(registry, analysis)
         choice = router.first()
         if choice.model is None:
@@ -250,7 +253,7 @@ class _Job:
         analysis = replace(
             self._analysis(), task_type="image", needs=frozenset({"image_generation"})
         )
-        registry = self._governor.planner.registry_of(self._payer.tenant)
+        registry = self._registry()
         router = self._router(registry, analysis)
         if model_id is not None:
             router.only(registry.get(model_id))
@@ -272,8 +275,23 @@ class _Job:
             return replace(analysis, task_type="text", needs=analysis.needs - {"image_generation"})
         return analysis
 
-    def _router(self, registry: ModelRegistry, analysis: PromptAnalysis) -> Router:
+    def _registry(self) -> ModelRegistry:
+        """Return the tenant's registry; where the store can't be read, as it was known last."""
+        planner, tenant = self._governor.planner, self._payer.tenant
+        planner.fresh_prices(tenant)
+        return planner.layers.get(tenant, self._governor.registry)
+
+    def _used(self) -> float:
+        """Return how much of the tightest budget is used, as far as the store can be read."""
         tenant, user, _ = self._payer
+        try:
+            return used_share(self._governor.budgets(tenant, user), user)
+        except StorageError as error:
+            # It guides the choice only; whether the call may be made is decided by its reservation.
+            log.warning("a model is chosen without looking at budgets: %s", error)
+            return 0.0
+
+    def _router(self, registry: ModelRegistry, analysis: PromptAnalysis) -> Router:
         return Router(
             registry,
             providers=self._names,
@@ -281,7 +299,7 @@ class _Job:
             analysis=analysis,
             question=self._question,
             wished=self._wished,
-            used=used_share(self._governor.budgets(tenant, user), user),
+            used=self._used(),
         )
 
     def _client(self, provider: str) -> Any:
