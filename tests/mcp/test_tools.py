@@ -92,7 +92,12 @@ async def test_a_tool_says_what_it_does(serving: Any) -> None:
         for name, tool in tools.items()
         if tool.annotations is not None and tool.annotations.read_only_hint
     }
-    assert reading == FOR_ALL - {"check_and_route", "settle_usage"}
+    assert reading == FOR_ALL - {
+        "check_and_route",
+        "settle_usage",
+        "smart_complete",
+        "generate_image",
+    }
     destructive = {
         name
         for name, tool in tools.items()
