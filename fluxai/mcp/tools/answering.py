@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from fluxai.mcp.tools.tool import Arguments, GivenAmount, GovernorTool, Result, ShownAmount, UserId
 
 if TYPE_CHECKING:
+    from fluxai import Image
     from fluxai.core.attempts import Attempt
     from fluxai.core.usage import Usage
     from fluxai.governor import Governor
     from fluxai.mcp.identity import Identity
-    from fluxai.providers.images import Image
 
 
 class Preferences(BaseModel):
