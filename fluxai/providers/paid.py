@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fluxai.core.ledger import DEFAULT_OUTPUT_TOKENS
@@ -16,6 +16,7 @@ from fluxai.guard import CallArguments
 
 Body = Mapping[str, Any]
 
+_NOTHING: frozenset[str] = frozenset()
 #: `/completions` generates this many tokens unless told otherwise.
 COMPLETION_TOKENS = 16
 #: The most output tokens of one image of the GPT image models: high quality, 1024 × 1536.
@@ -24,7 +25,7 @@ IMAGE_TOKENS = 6_240
 AUDIO_BYTES_PER_S = 2_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # made for every request: read-only by convention, which costs nothing
 class PaidCall:
     """One request that costs money.
 
@@ -47,7 +48,7 @@ class PaidCall:
     choices: int = 1
     asks_usage: bool = False
     hides_usage: bool = False
-    needs: frozenset[str] = field(default_factory=frozenset)
+    needs: frozenset[str] = _NOTHING
     deferred: bool = False
 
     def granted(self, model: str | None, max_output_tokens: int | None) -> dict[str, Any]:
@@ -291,10 +292,12 @@ _IMAGE = re.compile(r'^"?(image|image_url|input_image)"?$')
 
 def _needs(body: Body, messages: Any) -> frozenset[str]:
     """Say what a model must be able to do, for a request."""
-    needs = set()
-    if body.get("tools") or body.get("functions"):
-        needs.add("tools")
-    for kind in _part_kinds(messages):
+    kinds = _part_kinds(messages)
+    offers_tools = body.get("tools") or body.get("functions")
+    if not kinds and not offers_tools:
+        return _NOTHING
+    needs = {"tools"} if offers_tools else set()
+    for kind in kinds:
         if _IMAGE.match(kind):
             needs.add("image")
         elif kind in ("input_audio", "audio"):
@@ -303,10 +306,12 @@ def _needs(body: Body, messages: Any) -> frozenset[str]:
 
 
 def _part_kinds(messages: Any) -> set[str]:
-    kinds = set()
+    kinds: set[str] = set()
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, Mapping) else None
-        for part in content if isinstance(content, list) else ():
+        if not isinstance(content, list):
+            continue
+        for part in content:
             if isinstance(part, Mapping):
                 kinds.add(str(part.get("type")))
     return kinds
