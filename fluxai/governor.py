@@ -613,7 +613,14 @@ class Governor:
                 ),
                 traces,
                 Request(
-                    model is None, prompt, messages, tools, input_tokens, max_output_tokens, units
+                    model is None,
+                    prompt,
+                    messages,
+                    tools,
+                    input_tokens,
+                    max_output_tokens,
+                    units,
+                    beside,
                 ),
             )
         if plan.asks:
@@ -636,7 +643,14 @@ class Governor:
             return self._unheld(ask, error)
         if answer is not reservation or reservation.decision == "denied":
             request = Request(
-                model is None, prompt, messages, tools, input_tokens, max_output_tokens, units
+                model is None,
+                prompt,
+                messages,
+                tools,
+                input_tokens,
+                max_output_tokens,
+                units,
+                beside,
             )
             answer = self._decided(ask, answer, request)
         if traces:
