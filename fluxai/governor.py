@@ -64,6 +64,7 @@ from fluxai.core.ledger import (
     Need,
     Plan,
     Subject,
+    Verdict,
     judge,
 )
 from fluxai.core.money import to_nano
@@ -701,6 +702,23 @@ class Governor:
         reservation.subject = found.subject
         return Ask(reservation, found, needs, ask.approval_expires_us)
 
+    def _identify(self, ask: Ask, request: Request) -> None:
+        """Bind a call to its arguments where only the changed rules may have it wait for a human."""
+        reservation = ask.reservation
+        if not ask.plan.asks or (reservation.extra is not None and reservation.extra.digest):
+            return
+        if reservation.extra is None:
+            reservation.extra = ReservationExtra()
+        reservation.extra.digest = digest(
+            ask.plan,
+            ask.needs,
+            request.prompt,
+            request.messages,
+            request.tools,
+            request.beside,
+            by_unit=reservation._method == "units",
+        )
+
     def _as_asked(self, ask: Ask, request: Request) -> Ask:
         """Ask again for the model that was asked for, where the one it was led to has no room.
 
@@ -779,6 +797,7 @@ class Governor:
                 ask = self._as_asked(ask, request)
             elif isinstance(answer, Stale):
                 ask = self._rerouted(self.planner.recompiled(ask, request), request)
+                self._identify(ask, request)
             else:
                 _raise_refusal(answer)
             try:
@@ -901,19 +920,32 @@ class Governor:
         needs, method, _ = self.planner.needs(plan, request)
         if routing is not None and None in needs:
             plan, needs = self.planner.fitting(plan, needs, at_us)
-        if plan.repeats:
-            plan = self.planner.counted(plan, needs, request, by_unit=method == "units")
-        keys = dict(key for candidate in plan.candidates for key in candidate.keys)
-        balances = self.storage.balances(list(keys.items()), at_us)
-        verdict = self.engine.judge(
-            plan,
-            needs,
-            {balance.key: (balance.settled, balance.reserved) for balance in balances},
-        )
+        by_unit = method == "units"
+        plan, verdict = self._judged(plan, needs, request, at_us, by_unit=by_unit)
+        if verdict.decision == "denied" and plan.origin.covered:
+            plan, needs = self.planner.fitting(plan, needs, at_us)
+            plan, verdict = self._judged(plan, needs, request, at_us, by_unit=by_unit)
         decision = decided(self._ids(at_us), plan.subject, needs, verdict, method)
         if not decision.allowed:
             self._refused(decision, plan, needs)
         return decision
+
+    def _judged(
+        self,
+        plan: Plan,
+        needs: Sequence[Need | None],
+        request: Request,
+        at_us: int,
+        *,
+        by_unit: bool,
+    ) -> tuple[Plan, Verdict]:
+        """Judge a request by the balances as they are; return the plan that it was judged by."""
+        if plan.repeats:
+            plan = self.planner.counted(plan, needs, request, by_unit=by_unit)
+        keys = dict(key for candidate in plan.candidates for key in candidate.keys)
+        balances = self.storage.balances(list(keys.items()), at_us)
+        known = {balance.key: (balance.settled, balance.reserved) for balance in balances}
+        return plan, self.engine.judge(plan, needs, known)
 
     def settle(
         self,

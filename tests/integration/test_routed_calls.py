@@ -52,3 +52,44 @@ def test_a_repeat_is_counted_when_rules_change_meanwhile(governor: Governor) -> 
     behind(governor, Policy(tenant_id="acme", limit_type="hourly", repeat_limit=1, id="loop"))
     assert governor.reserve(**call).allowed
     assert not governor.reserve(**call).allowed
+
+
+def test_an_approval_that_only_new_rules_ask_for_can_be_used(governor: Governor) -> None:
+    """The call is bound to its arguments, though it needed no approval when it was made."""
+    call = {**_CALL, "tenant": "bolt"}
+    governor.release(governor.reserve(**call))
+    behind(
+        governor,
+        Policy(
+            tenant_id="bolt",
+            limit_type="daily",
+            limit_value=0,
+            decision="require_approval",
+            id="ask",
+        ),
+    )
+    pending = governor.reserve(**call)
+    assert pending.decision == "pending_approval"
+    governor.approvals.approve(pending.approval_id, by="ann")
+    assert not governor.reserve(**{**call, "prompt": "x"}, approval_id=pending.approval_id).allowed
+    assert governor.reserve(**call, approval_id=pending.approval_id).id == pending.id
+
+
+def test_check_says_what_reserve_does_where_the_cheaper_model_has_no_room(
+    governor: Governor,
+) -> None:
+    """Both fall back to the model that was asked for."""
+    governor.policies.put(
+        Policy(
+            tenant_id="acme",
+            scope="tool",
+            scope_id="gpt-4o-mini",
+            limit_type="daily",
+            limit_value=0,
+            id="none-of-it",
+        )
+    )
+    decision, reservation = governor.check(**_CALL), governor.reserve(**_CALL)
+    assert (decision.decision, decision.model) == ("allowed", "gpt-4o")
+    assert (reservation.decision, reservation.model) == ("allowed", "gpt-4o")
+    assert decision.estimate == reservation.estimate
