@@ -110,7 +110,7 @@ class _Comparing:
                 if sample is None:
                     return await function(*args, **kwargs)
                 with running_as_asked() as calls:
-                    answer = await function(*args, **self._with(kwargs, sample.asked))
+                    answer = await self._asking(sample.asked, args, kwargs)
                 await self._compare_later(sample._replace(calls=calls), answer, args, kwargs)
                 return answer
 
@@ -122,7 +122,7 @@ class _Comparing:
             if sample is None:
                 return function(*args, **kwargs)
             with running_as_asked() as calls:
-                answer = function(*args, **self._with(kwargs, sample.asked))
+                answer = self._asking(sample.asked, args, kwargs)
             self._compare(sample._replace(calls=calls), answer, args, kwargs)
             return answer
 
@@ -142,18 +142,39 @@ class _Comparing:
         asked = values.get("model") or self._asked
         if prompt is None or asked is None or asked == self._cheap:
             return None
-        return _Sample(prompt, asked, self._governor.routing.score(prompt))
+        try:
+            score = self._governor.routing.score(prompt)
+        except Exception as error:  # noqa: BLE001 -- the call itself needs no analyzer
+            self._failed(error)
+            return None
+        return _Sample(prompt, asked, score)
 
-    def _with(self, kwargs: Mapping[str, Any], model: str) -> dict[str, Any]:
-        return {**kwargs, "model": model}
+    def _asking(self, model: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Call the function with a model, wherever among its arguments that stands."""
+        bound = self._signature.bind(*args, **kwargs)
+        bound.arguments["model"] = model
+        return self._function(*bound.args, **bound.kwargs)
+
+    def _downgraded(self, calls: Sequence[int]) -> bool:
+        """Say whether a call ran on another model than it asked for: it says nothing of that one."""
+        known = (self._governor._find(None, call) for call in calls)
+        return any(found is not None and found.decision == "downgraded" for found in known)
 
     def _compare(
         self, sample: _Sample, answer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         """Answer with the cheaper model too, and keep what the judge says of both."""
         try:
-            with running_as_asked(), subject(**{COMPARING: self._cheap}):
-                other = self._function(*args, **self._with(kwargs, self._cheap))
+            if self._downgraded(sample.calls):
+                log.info(
+                    "a comparison was left out, the call ran on another model than it asked for"
+                )
+                return
+            with running_as_asked() as calls, subject(**{COMPARING: self._cheap}):
+                other = self._asking(self._cheap, args, kwargs)
+            if self._downgraded(calls):
+                log.info("a comparison was left out, there is another model instead of the cheaper")
+                return
             self._keep(sample, self._judge(sample.prompt, answer, other))
         except Refused as refused:
             log.info("a comparison was left out, there is no budget for it: %s", refused)
@@ -164,12 +185,21 @@ class _Comparing:
         self, sample: _Sample, answer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         try:
-            with running_as_asked(), subject(**{COMPARING: self._cheap}):
-                other = await self._function(*args, **self._with(kwargs, self._cheap))
+            run = self._governor.hops.run
+            if await run(lambda: self._downgraded(sample.calls)):
+                log.info(
+                    "a comparison was left out, the call ran on another model than it asked for"
+                )
+                return
+            with running_as_asked() as calls, subject(**{COMPARING: self._cheap}):
+                other = await self._asking(self._cheap, args, kwargs)
+            if await run(lambda: self._downgraded(calls)):
+                log.info("a comparison was left out, there is another model instead of the cheaper")
+                return
             said = self._judge(sample.prompt, answer, other)
             if isinstance(said, Awaitable):
                 said = await said
-            await self._governor.hops.run(lambda: self._keep(sample, said))
+            await run(lambda: self._keep(sample, said))
         except Refused as refused:
             log.info("a comparison was left out, there is no budget for it: %s", refused)
         except Exception as error:  # noqa: BLE001 -- the caller has its answer already

@@ -45,8 +45,8 @@ surroundings: ContextVar[Surroundings] = ContextVar("fluxai.surroundings", defau
 already_held: ContextVar[bool] = ContextVar("fluxai.already_held", default=False)
 
 
-#: Where calls run on what they ask for, whatever is certified: takes the ids of those whose prompts
-#: were looked at. None where certificates hold.
+#: Where calls run on what they ask for, whatever is certified: takes the ids of those that depend on
+#: their prompt or may be downgraded all the same. None where certificates hold.
 unrouted: ContextVar[list[int] | None] = ContextVar("fluxai.unrouted", default=None)
 
 
@@ -55,7 +55,8 @@ def running_as_asked() -> Iterator[list[int]]:
     """Run the calls inside on the models that they ask for, whatever a certificate allows.
 
     Yields:
-        The ids of those calls for which a policy with `quality_risk` was looked at.
+        The ids of those calls for which a policy with `quality_risk` was looked at, or whose model
+        another policy may change.
     """
     seen: list[int] = []
     token = unrouted.set(seen)

@@ -582,7 +582,7 @@ class Governor:
                 by_unit = reservation._method == "units"
                 plan = self.planner.counted(plan, needs, request, by_unit=by_unit)
         reservation.uid = self._ids(at_us)
-        if routing is not None and (seen := unrouted.get()) is not None:
+        if (plan.asks or plan.reads_prompt) and (seen := unrouted.get()) is not None:
             seen.append(reservation.uid)
         reservation.subject = plan.subject
         reservation.decision = "allowed"

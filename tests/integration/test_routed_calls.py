@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -93,3 +94,86 @@ def test_check_says_what_reserve_does_where_the_cheaper_model_has_no_room(
     assert (decision.decision, decision.model) == ("allowed", "gpt-4o")
     assert (reservation.decision, reservation.model) == ("allowed", "gpt-4o")
     assert decision.estimate == reservation.estimate
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_call_is_compared_however_it_names_its_model(governor: Governor, *, named: bool) -> None:
+    """By position or by name; a call that is drawn takes the arguments that it takes undrawn."""
+    ran: list[tuple[str, str]] = []
+
+    @governor.compare(cheap="gpt-4o-mini", judge=lambda *_: (1, 1), share=1.0, tenant="acme")
+    def answer(prompt: str, model: str = "gpt-4o", /, style: str = "plain") -> str:
+        ran.append((model, style))
+        return model
+
+    said = answer(_CALL["prompt"], "gpt-4o", "short") if named else answer(_CALL["prompt"])
+    assert said == "gpt-4o"
+    assert ran == [(model, "short" if named else "plain") for model in ("gpt-4o", "gpt-4o-mini")]
+    assert governor.failed_comparisons == 0
+
+
+def test_a_prompt_that_can_t_be_judged_is_answered_and_not_compared(governor: Governor) -> None:
+    """The analyzer's failure is counted; the caller never meets it."""
+
+    class Broken:
+        def analyze(self, prompt: object) -> Any:
+            raise RuntimeError("no idea")
+
+    governor.analyzer = Broken()
+
+    @governor.compare(cheap="gpt-4o-mini", judge=lambda *_: (1, 1), share=1.0, tenant="acme")
+    def answer(prompt: str, model: str = "gpt-4o") -> str:
+        return model
+
+    assert answer("hello") == "gpt-4o"
+    assert governor.failed_comparisons == 1
+
+
+@pytest.mark.parametrize("full", ["gpt-4o", "gpt-4o-mini"])
+@pytest.mark.parametrize("live", [False, True])
+def test_a_call_that_ran_on_another_model_is_no_outcome(
+    governor: Governor, full: str, *, live: bool
+) -> None:
+    """Where a budget led away from a model, its answer says nothing of that model."""
+    cheaper = {"gpt-4o": "gpt-4o-mini", "gpt-4o-mini": "gpt-4.1-nano"}[full]
+    governor.policies.put(
+        Policy(
+            tenant_id="acme",
+            scope="tool",
+            scope_id=full,
+            limit_type="daily",
+            limit_value=0,
+            decision="downgrade",
+            fallback_tool_id=cheaper,
+            id="used-up",
+        )
+    )
+    compared = governor.compare(
+        cheap="gpt-4o-mini", judge=lambda *_: (1, 1), share=1.0, tenant="acme"
+    )
+    before = governor.routing.outcomes("acme")
+
+    def answered(model: str) -> Any:
+        usage = {"prompt_tokens": 10, "completion_tokens": 5}
+        return {"object": "chat.completion", "model": model, "choices": [], "usage": usage}
+
+    if live:
+
+        @compared
+        @governor.govern(tenant="acme")
+        async def answer_later(prompt: str, model: str = "gpt-4o", max_tokens: int = 20) -> Any:
+            return answered(model)
+
+        said = asyncio.run(answer_later(_CALL["prompt"]))
+    else:
+
+        @compared
+        @governor.govern(tenant="acme")
+        def answer(prompt: str, model: str = "gpt-4o", max_tokens: int = 20) -> Any:
+            return answered(model)
+
+        said = answer(_CALL["prompt"])
+    assert said["model"] == ("gpt-4o-mini" if full == "gpt-4o" else "gpt-4o")
+    assert governor.routing.outcomes("acme") == before
+    assert governor.failed_comparisons == 0
+    assert governor.verify().ok
