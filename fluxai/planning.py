@@ -223,17 +223,24 @@ class Planner:
             or found.version != plan.version
             or not found.start_us <= at_us < found.end_us
         ):
-            found = self.plans[key] = self.compile(subject, at_us, origin)
+            found = self.compile(subject, at_us, origin)
+            if found.version != plan.version:
+                # The rules have changed since: the store will say so, and it is looked at again.
+                return plan
+            self.plans[key] = found
         return found
 
     def fitting(
         self, plan: Plan, needs: tuple[Need | None, ...], at_us: int
     ) -> tuple[Plan, tuple[Need | None, ...]]:
-        """Leave certified downgrades out where the prompt does not fit what they lead to."""
+        """Leave certified downgrades out, where the prompt or a limit does not let them be."""
         if not plan.origin.covered:
             return plan, needs
         bare = plan.origin._replace(covered=())
         found = self.compile(without_call(plan.subject), at_us, bare)
+        if found.version != plan.version:
+            # What was priced by older rules: the store will say so.
+            return plan, needs
         by_tool = {c.tool: need for c, need in zip(plan.candidates, needs, strict=True)}
         return found, tuple(by_tool.get(candidate.tool) for candidate in found.candidates)
 

@@ -410,11 +410,13 @@ def compile_plan(
         return sorted(rules.applying(subject, tool, user, apart), key=lambda found: found[0].rank)
 
     applying = applying_to(requested)
+    own = {rule.id for rule, _, _ in applying}
     ends_us = MAX_US
     tools = [requested]
     leads: dict[str, int] = {}
     routes: list[Route] = []
     picking = False
+    saving: set[int] = set()
     for rule, _, _ in applying:
         policy = rule.policy
         if policy.decision != "downgrade" or (policy.mode != "enforce" and not policy.promise):
@@ -452,6 +454,8 @@ def compile_plan(
             tools.append(stand_in)
             known = len(tools) - 1
         leads[rule.id] = known
+        if policy.promise is not None:
+            saving.add(known)
     end_us = min(
         (at_us // _UTC_DAY_US + 1) * _UTC_DAY_US, ends_us, *(tool.until_us for tool in tools)
     )
@@ -459,8 +463,20 @@ def compile_plan(
     candidates = []
     for index, tool in enumerate(tools):
         found = applying_to(tool) if index else applying
+        # Nobody is asked for the sake of saving: the call then runs on what it asks for.
+        closed = {rule.id for rule, _, _ in found} - own if index in saving else ()
         candidate, window = _candidate(
-            index, tool, requested, found, leads, rules, subject, at_us, extras, default_output
+            index,
+            tool,
+            requested,
+            found,
+            leads,
+            rules,
+            subject,
+            at_us,
+            extras,
+            default_output,
+            closed,
         )
         candidates.append(candidate)
         start_us, end_us = max(start_us, window.start_us), min(end_us, window.end_us)
@@ -529,6 +545,7 @@ def _candidate(
     at_us: int,
     extras: Sequence[Extra],
     default_output: int,
+    closed: Collection[str],
 ) -> tuple[Candidate, Window]:
     slots: dict[CounterKey, int] = {}
     keys: list[tuple[CounterKey, int]] = []
@@ -564,7 +581,7 @@ def _candidate(
                         limit_type=policy.limit_type,
                         measure=REQUESTS,
                         limit=policy.repeat_limit,
-                        decision=policy.decision,
+                        decision=_decision(policy, rule.id, closed),
                         mode=policy.mode,
                         slot=-1,
                         fallback=lead if lead > 0 else -1,
@@ -600,7 +617,7 @@ def _candidate(
                 limit_type=policy.limit_type,
                 measure=rule.measure,
                 limit=limit,
-                decision=policy.decision,
+                decision=_decision(policy, rule.id, closed),
                 mode=policy.mode,
                 slot=slot,
                 fallback=lead if lead > 0 else -1,
@@ -650,6 +667,13 @@ def _candidate(
         repeats=tuple(repeats),
     )
     return candidate, Window(start_us, until_us)
+
+
+def _decision(policy: Policy, rule_id: str, closed: Collection[str]) -> PolicyDecision:
+    """Say what a limit does where it is crossed: what would ask a human refuses where it is closed."""
+    if policy.decision == "require_approval" and rule_id in closed:
+        return "deny"
+    return policy.decision
 
 
 def _forgiven(policy: Policy, lead: int, index: int) -> bool:

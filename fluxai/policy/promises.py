@@ -4,5 +4,9 @@ from __future__ import annotations
 
 
 def certificate_id(asked: str, cheap: str, risk: float, confidence: float) -> str:
-    """Name the certificate of a pair of models and a promise."""
-    return f"{asked} to {cheap}, {risk:g} at {confidence:g}"
+    """Name the certificate of a pair of models and a promise, and of no other."""
+    return f"{_word(asked)} to {_word(cheap)}, {risk!r} at {confidence!r}"
+
+
+def _word(name: str) -> str:
+    return name.replace("%", "%25").replace(" ", "%20")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from fluxai import Governor, Policy, Usage
+from fluxai.policy.promises import certificate_id
+from fluxai.storage.base import Change
 from fluxai.testing import FakeClock
 from tests.integration.test_learning_outcomes import certified
 
@@ -177,3 +180,80 @@ def test_a_call_that_ran_on_another_model_is_no_outcome(
     assert governor.routing.outcomes("acme") == before
     assert governor.failed_comparisons == 0
     assert governor.verify().ok
+
+
+@pytest.mark.parametrize("kind", [{"limit_value": 0}, {"repeat_limit": 1}])
+def test_nobody_is_asked_for_the_sake_of_saving(governor: Governor, kind: dict[str, Any]) -> None:
+    """Where the cheaper model needs an approval, the call runs on the one that it asks for."""
+    governor.policies.put(
+        Policy(
+            tenant_id="acme",
+            scope="tool",
+            scope_id="gpt-4o-mini",
+            limit_type="daily",
+            decision="require_approval",
+            id="ask",
+            **kind,
+        )
+    )
+    for _ in range(3):
+        call = governor.reserve(**_CALL)
+        assert call.decision != "pending_approval"
+        assert governor.check(**_CALL).decision != "pending_approval"
+    assert (call.decision, call.model) == ("allowed", "gpt-4o")
+    asked = governor.reserve(**{**_CALL, "model": "gpt-4o-mini"})
+    assert (asked.decision == "pending_approval") == ("limit_value" in kind)
+
+
+def test_an_approval_that_both_models_need_is_asked_for(governor: Governor) -> None:
+    """Of the cheaper one, which is what will run."""
+    governor.policies.put(
+        Policy(
+            tenant_id="acme",
+            limit_type="daily",
+            limit_value=0,
+            decision="require_approval",
+            id="ask",
+        )
+    )
+    pending = governor.reserve(**_CALL)
+    assert (pending.decision, pending.model) == ("pending_approval", "gpt-4o-mini")
+    governor.approvals.approve(pending.approval_id, by="ann")
+    governor.routing.reset("acme")
+    assert governor.reserve(**_CALL, approval_id=pending.approval_id).id == pending.id
+
+
+def test_a_certificate_that_shrinks_meanwhile_covers_no_more_than_it_says(
+    governor: Governor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread replaces it between the look at the prompt and the plan for it."""
+    governor.reserve(tenant="acme", model="gpt-4o", input_tokens=5, max_output_tokens=20)
+    (found,) = governor.routing.certificates("acme")
+    assert found.certified is not None
+    smaller = replace(found, certified=found.certified._replace(threshold=-99.0))
+    look = governor.planner.for_prompt
+
+    def interrupted(*said: Any) -> Any:
+        monkeypatch.setattr(governor.planner, "for_prompt", look)
+        change = Change(kind="certificate", scope="acme", id=found.id, body=smaller.to_dict())
+        governor.storage.apply([change])
+        governor.planner.forget("acme")
+        return look(*said)
+
+    monkeypatch.setattr(governor.planner, "for_prompt", interrupted)
+    reservation = governor.reserve(**_CALL)
+    assert (reservation.decision, reservation.model) == ("allowed", "gpt-4o")
+    assert reservation.routing is not None
+    assert "does not cover" in reservation.routing.reason
+
+
+def test_every_pair_and_promise_has_a_certificate_of_its_own() -> None:
+    """Whatever the tools are called, and however little the promises differ."""
+    names = {
+        certificate_id("a to b", "c", 0.05, 0.9),
+        certificate_id("a", "b to c", 0.05, 0.9),
+        certificate_id("a", "b", 0.05, 0.9999996),
+        certificate_id("a", "b", 0.05, 0.9999999),
+        certificate_id("a", "b", 0.05, 0.9),
+    }
+    assert len(names) == 5
