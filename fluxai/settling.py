@@ -222,7 +222,10 @@ class Pricer:
             known.amounts[REQUESTS],
             None,
             at_us,
-            ("estimated",) if stated is None else ("estimated", stated),
+            (
+                *(("estimated",) if stated is None else ("estimated", stated)),
+                *routing_flags(known),
+            ),
             stated,
             "expected",
         )

@@ -32,7 +32,7 @@ class ToolCatalog:
         self._registry = registry
         self._tools = tools
         self._ids: dict[str, str] = {}
-        self._stand_ins: dict[tuple[str, bool, int, str | None], str | None] = {}
+        self._stand_ins: dict[tuple[str, bool, int, str | None, str | None], str | None] = {}
         self._cheaper: dict[str, list[str]] = {}
         #: Model ids under which tool records exist, to the records' own ids.
         self._recorded: dict[str, str] | None = None
@@ -156,7 +156,7 @@ class ToolCatalog:
         """
         if named is None and tool.id in self._tools:
             named = self._tools[tool.id].fallback_tool_id
-        key = (tool.id, tool.rates is None, tool.until_us, named or level)
+        key = (tool.id, tool.rates is None, tool.until_us, named, level)
         if key in self._stand_ins:
             found = self._stand_ins[key]
         else:

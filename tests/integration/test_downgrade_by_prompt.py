@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fluxai import Governor, ModelRegistry, Policy, PromptAnalyzer, Tenant
+from fluxai import Governor, Model, ModelRegistry, Policy, PromptAnalyzer, Tenant
 
 _EASY = "Name a river in France."
 _HARD = (
@@ -88,3 +88,27 @@ def test_a_free_plan_never_leads_back_to_a_premium_model() -> None:
         found = model_for(governor, _HARD, tenant="freeco")
         assert found is not None
         assert ModelRegistry().get(found).tier != "premium"
+
+
+def test_a_model_that_is_called_like_a_level_is_no_level(governor: Governor) -> None:
+    """What one policy names is not what another picks by the prompt."""
+    picked = model_for(governor, _HARD)
+    registry = ModelRegistry()
+    wanted = registry.get("claude-opus-4-1")
+    registry.put(
+        Model(
+            id="complex",
+            provider="own",
+            input_price="0.1",
+            output_price="0.1",
+            context_window=wanted.context_window,
+            max_output=wanted.max_output,
+            capabilities=wanted.capabilities,
+        )
+    )
+    with Governor(analyzer=PromptAnalyzer(), registry=registry) as other:
+        named = {"tenant_id": "bolt", "fallback_tool_id": "complex", "id": "named"}
+        other.policies.put(_AWAY.model_copy(update=named))
+        other.policies.put(_AWAY)
+        assert model_for(other, _HARD, tenant="bolt") == "complex"
+        assert model_for(other, _HARD) == picked

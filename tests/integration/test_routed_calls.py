@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,6 +75,7 @@ def test_an_approval_that_only_new_rules_ask_for_can_be_used(governor: Governor)
     )
     pending = governor.reserve(**call)
     assert pending.decision == "pending_approval"
+    assert pending.approval_id is not None
     governor.approvals.approve(pending.approval_id, by="ann")
     assert not governor.reserve(**{**call, "prompt": "x"}, approval_id=pending.approval_id).allowed
     assert governor.reserve(**call, approval_id=pending.approval_id).id == pending.id
@@ -218,6 +220,7 @@ def test_an_approval_that_both_models_need_is_asked_for(governor: Governor) -> N
     )
     pending = governor.reserve(**_CALL)
     assert (pending.decision, pending.model) == ("pending_approval", "gpt-4o-mini")
+    assert pending.approval_id is not None
     governor.approvals.approve(pending.approval_id, by="ann")
     governor.routing.reset("acme")
     assert governor.reserve(**_CALL, approval_id=pending.approval_id).id == pending.id
@@ -257,3 +260,15 @@ def test_every_pair_and_promise_has_a_certificate_of_its_own() -> None:
         certificate_id("a", "b", 0.05, 0.9),
     }
     assert len(names) == 5
+
+
+def test_a_call_of_unknown_cost_keeps_how_hard_its_prompt_was(tmp_path: Path) -> None:
+    """Its event tells another process, which has feedback on it."""
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    with Governor(url) as governor, Governor(url) as later:
+        certified(governor)
+        settled = governor.settle_expected(governor.reserve(**_CALL))
+        assert {"estimated", "asked=gpt-4o"} <= set(settled.flags)
+        assert settled.reservation_id is not None
+        score = governor.routing.score(_CALL["prompt"])
+        assert later.feedback(settled.reservation_id, ok=True).score == score
