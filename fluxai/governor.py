@@ -81,7 +81,7 @@ from fluxai.planning import (
     why_routed,
 )
 from fluxai.policy.engine import PolicyEngine, decided, offer_cheaper
-from fluxai.routing.certificates import DIGITS
+from fluxai.routing.certificates import rounded
 from fluxai.settling import Pricer
 from fluxai.storage.base import (
     Adjust,
@@ -669,7 +669,7 @@ class Governor:
             return plan, None
         try:
             analysis = self._prompt_analyzer.analyze(asked)
-            score = round(float(analysis.gain), DIGITS)
+            score = rounded(analysis.gain)
             level = analysis.complexity
             one_of("complexity", level, ("simple", "medium", "complex"))
         except Exception:

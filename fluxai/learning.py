@@ -26,7 +26,7 @@ from fluxai.prompts import Calibration
 from fluxai.prompts.scorer import shipped
 from fluxai.routing.abilities import Abilities, fit
 from fluxai.routing.bounds import upper_bound
-from fluxai.routing.certificates import DIGITS, Certificate, reviewed
+from fluxai.routing.certificates import Certificate, reviewed, rounded
 from fluxai.routing.outcomes import Outcome, Pair, pairs_of
 from fluxai.settling import ASKED_FLAG, SCORE_FLAG
 from fluxai.storage.base import Change, Version
@@ -190,7 +190,7 @@ class Learned:
 
     def score(self, prompt: Any) -> float:
         """Say how hard a prompt is, as certificates and outcomes count it."""
-        return round(float(self._governor._prompt_analyzer.analyze(prompt).gain), DIGITS)
+        return rounded(self._governor._prompt_analyzer.analyze(prompt).gain)
 
     def add(self, tenant: str, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Keep outcomes, joined with what is known of the same calls, and look what they prove.

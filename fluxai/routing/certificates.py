@@ -9,11 +9,13 @@ confidence serves the whole list.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
+from fluxai.core.errors import InvalidRequest
 from fluxai.core.windows import from_us
 from fluxai.policy.promises import certificate_id
 from fluxai.prompts.scorer import shipped
@@ -58,6 +60,18 @@ class Certified(NamedTuple):
     routed: int
     harmful: int
     bound: float
+
+
+def rounded(gain: float) -> float:
+    """Round a score as outcomes, events and certificates have it.
+
+    Raises:
+        InvalidRequest: It is no finite number.
+    """
+    score = float(gain)
+    if not math.isfinite(score):
+        raise InvalidRequest("gain", f"must be a finite number, got {gain!r:.60}")
+    return round(score, DIGITS)
 
 
 def thresholds() -> tuple[float, ...]:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -327,12 +328,13 @@ def test_a_certificate_ends_in_time(governor: Governor) -> None:
     assert changed.state == "expired"
 
 
-def test_an_analyzer_that_fails_downgrades_nothing() -> None:
+@pytest.mark.parametrize("gain", [None, float("nan"), "hard"])
+def test_an_analyzer_that_fails_downgrades_nothing(gain: Any) -> None:
     """The call runs on what it asks for; the failure is counted."""
 
     class Broken:
         def analyze(self, prompt: object) -> Any:
-            raise RuntimeError("no idea")
+            return SimpleNamespace(gain=gain, complexity="simple")
 
     with Governor() as governor:
         certified(governor)
