@@ -70,6 +70,10 @@ def test_units_may_come_from_an_argument(
     assert units_of(settings.servers["search"].terms("deep"), arguments) == units
 
 
+def _two(one: str, other: str) -> str:
+    return f'[servers.a]\ncommand = ["x"]\n{one}\n[servers.b]\ncommand = ["y"]\n{other}'
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -80,6 +84,10 @@ def test_units_may_come_from_an_argument(
         ('[servers.a]\ncommand = ["x"]\nprize = "1"', "servers.a.prize: Extra"),
         ('[servers.a__b]\ncommand = ["x"]', "a__b"),
         ('[servers.a]\nurl = "https://x"\nheaders = { A = "${NOT_SET}" }', "headers.A: .*NOT_SET"),
+        (_two('prefix = "x"', 'prefix = "x"'), "same prefix"),
+        (_two('prefix = ""', 'prefix = ""'), "same prefix"),
+        (_two("", 'prefix = "a__b"'), "prefix 'a__b' must be like"),
+        (_two('prefix = ""', 'prefix = "a"'), "prefix of 'b' is the name of another"),
         ("servers = ", "is not TOML"),
     ],
 )

@@ -19,7 +19,7 @@ from mcp.shared.uri_template import UriTemplate
 from fluxai.core.errors import ConfigurationError
 from fluxai.mcp.gateway.config import GatewaySettings, Terms
 from fluxai.mcp.gateway.links import Capability, LinkKey, Links, Unreachable
-from fluxai.mcp.gateway.names import NameMap, Target
+from fluxai.mcp.gateway.names import SEPARATOR, NameMap, Target
 from fluxai.mcp.gateway.pins import PinBook, PinFile
 from fluxai.mcp.identity import Identity
 
@@ -81,8 +81,10 @@ class Catalog:
         self._pins = pins
         self._on_tools = on_tools
         self._clock = clock
-        self._tools = NameMap()
-        self._prompts = NameMap()
+        prefixes = {server: settings.prefix(server) for server in settings.servers}
+        taken = {server: prefix + SEPARATOR for server, prefix in prefixes.items() if prefix}
+        self._tools = NameMap(taken)
+        self._prompts = NameMap(taken)
         self._listings: dict[tuple[LinkKey, Kind], _Listing] = {}
         self._fetching: dict[tuple[LinkKey, Kind], asyncio.Task[None]] = {}
 

@@ -93,7 +93,8 @@ class ServerSettings(Terms):
         env: Variables of the command.
         credentials: The same for single tenants, instead of these.
         shared: Tenants may share one connection: only for a server that keeps no state by session.
-        prefix: What its published names begin with; empty publishes them as they are.
+        prefix: What its published names begin with, like a server's name; empty, which is for one
+            server at most, publishes them as they are unless they begin like another server's.
         connections: How many connections one tenant may hold to it at once.
         tools: Terms of single tools, by the name that the server gave.
     """
@@ -177,6 +178,21 @@ class GatewaySettings(_Settings):
                     f"{name!r}: a server's name is at most 32 letters, digits, - and single _"
                 )
         return servers
+
+    @model_validator(mode="after")
+    def _prefixes_apart(self) -> Self:
+        """Refuse prefixes by which one server could take another's names."""
+        seen: dict[str, str] = {}
+        for name in self.servers:
+            prefix = self.prefix(name)
+            if prefix and _SERVER_NAME.fullmatch(prefix) is None:
+                raise ValueError(f"the prefix {prefix!r} must be like a server's name")
+            if prefix in seen:
+                raise ValueError(f"{seen[prefix]!r} and {name!r} have the same prefix, {prefix!r}")
+            if prefix != name and prefix in self.servers:
+                raise ValueError(f"the prefix of {name!r} is the name of another server")
+            seen[prefix] = name
+        return self
 
     def prefix(self, server: str) -> str:
         """Return what a server's published names begin with."""

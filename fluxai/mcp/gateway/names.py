@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 #: What clients and model providers accept of a tool's name.
 NAME_MAX: Final = 64
-_SEPARATOR: Final = "__"
+SEPARATOR: Final = "__"
 _HASH_LENGTH: Final = 8
 _FORBIDDEN: Final = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -25,16 +26,16 @@ class Target:
 def published(prefix: str, target: Target) -> str:
     """Return the name under which a tool or prompt is published.
 
-    A name that is too long, or holds a character that some client refuses, is cut and ends in a
+    A name that is empty or too long, or holds a character that some client refuses, is cut and ends in a
     hash of what it stands for, so that it stays the same in every process and over time.
 
     Args:
         prefix: What names of this server begin with; empty publishes them as they are.
         target: The server, and the name that it gave.
     """
-    full = f"{prefix}{_SEPARATOR}{target.name}" if prefix else target.name
+    full = f"{prefix}{SEPARATOR}{target.name}" if prefix else target.name
     plain = _FORBIDDEN.sub("_", full)
-    if plain == full and len(full) <= NAME_MAX:
+    if plain == full and 0 < len(full) <= NAME_MAX:
         return full
     return hashed(plain, target)
 
@@ -50,18 +51,24 @@ def hashed(name: str, target: Target) -> str:
 class NameMap:
     """Remembers what each published name stands for: calls are routed by it, never by splitting."""
 
+    #: What the names of servers with a prefix begin with, by server.
+    taken: Mapping[str, str] = field(default_factory=dict)
     _targets: dict[str, Target] = field(default_factory=dict)
     _names: dict[Target, str] = field(default_factory=dict)
 
     def publish(self, prefix: str, target: Target) -> str:
         """Return the published name of a target, and remember the way back.
 
-        Two targets never share a name: the second one's ends in its hash.
+        Two targets never share a name: the second one's ends in its hash. And none takes a name
+        that begins like another server's, whichever is seen first: its own server's goes before it.
         """
         known = self._names.get(target)
         if known is not None:
             return known
         name = published(prefix, target)
+        others = (start for server, start in self.taken.items() if server != target.server)
+        if name.startswith(tuple(others)):
+            name = published(target.server, target)
         if self._targets.get(name, target) != target:
             name = hashed(name, target)
         self._targets[name] = target
