@@ -67,7 +67,7 @@ def test_units_may_come_from_an_argument(
     """A number counts, a list counts its items, and nonsense is one unit."""
     variables = {"SEARCH_TOKEN": "one", "GLOBEX_TOKEN": "two"}
     settings = read_settings(_write(tmp_path, GOOD), variables)
-    assert units_of(settings.servers["search"].terms("deep"), arguments) == units
+    assert units_of(settings.servers["search"].terms("deep"), arguments, {}) == units
 
 
 def _two(one: str, other: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,20 @@ import pytest
 from mcp import Client
 from mcp.server.lowlevel import Server
 
+from fluxai import AsyncGovernor, Governor, Policy, Tool
+from fluxai.mcp.gateway import approvals
 from fluxai.mcp.gateway.config import ServerSettings
 from tests.mcp.gateway_downstream import make
 from tests.mcp.gateway_setup import client, decision_of, gateway, text_of
 
+ERAS = ("auto", "legacy")
+ASK = Policy(tenant_id="acme", limit_type="total", limit_value="0", decision="require_approval")
 PLAIN = {"type": "object"}
 
 
-def _server(*names: str, schema: dict[str, Any] = PLAIN) -> Server[Any]:
+def _server(
+    *names: str, schema: dict[str, Any] = PLAIN, meta: dict[str, Any] | None = None
+) -> Server[Any]:
     """Return a server whose tools all answer alike."""
 
     async def list_tools(_: Any, params: Any) -> types.ListToolsResult:
@@ -27,7 +34,9 @@ def _server(*names: str, schema: dict[str, Any] = PLAIN) -> Server[Any]:
         )
 
     async def call_tool(_: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
-        return types.CallToolResult(content=[types.TextContent(type="text", text="not yours")])
+        return types.CallToolResult(
+            content=[types.TextContent(type="text", text="not yours")], _meta=meta
+        )
 
     return Server("other", version="1", on_list_tools=list_tools, on_call_tool=call_tool)
 
@@ -62,3 +71,89 @@ def test_a_server_without_a_prefix_takes_no_name_of_another(tmp_path: Path, name
             assert decision_of(found)["cost"] == "0.01"
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("given", [10**9 + 1, 1e12, "1000"])
+@pytest.mark.parametrize(
+    "declared", [{"type": "integer"}, {"anyOf": [{"type": "number"}, {"type": "null"}]}]
+)
+def test_a_number_of_units_that_is_not_understood_is_not_forwarded(
+    tmp_path: Path, given: object, declared: dict[str, Any]
+) -> None:
+    """A huge number is not one unit, and a number in a text is not its length."""
+
+    async def run() -> None:
+        schema = {"type": "object", "properties": {"pages": declared}}
+        servers = {"s": {"command": ["s"], "cost": "0.01", "units": "pages"}}
+        made = _reaching(s=_server("read", schema=schema))
+        async with gateway(tmp_path, servers, make=made) as (opened, governor):
+            async with client(opened) as user:
+                refused = await user.call_tool("s__read", {"pages": given})
+                assert text_of(refused).startswith("Not forwarded: pages")
+                three = await user.call_tool("s__read", {"pages": 3})
+                assert decision_of(three)["cost"] == "0.03"
+            assert (await governor.usage("acme")).total_cost == Decimal("0.03")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [10**5000, "1e-999999999", float("nan"), [1], {}, True],
+    ids=["long", "small", "nan", "list", "object", "true"],
+)
+def test_whatever_a_server_says_of_its_cost_the_call_is_settled(
+    tmp_path: Path, said: object
+) -> None:
+    """Nothing stays held, and a call costs no more than was reserved."""
+
+    async def run() -> None:
+        servers = {"s": {"command": ["s"], "cost": "0.01", "cost_meta": "cost"}}
+        made = _reaching(s=_server("read", meta={"cost": said}))
+        async with gateway(tmp_path, servers, make=made) as (opened, governor):
+            async with client(opened) as user:
+                answer = await user.call_tool("s__read", {})
+                assert Decimal(decision_of(answer)["cost"]) <= Decimal("0.01")
+            assert Decimal(0) < (await governor.usage("acme")).total_cost <= Decimal("0.01")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_the_same_call_made_at_once_goes_on_to_wait_and_runs_once(tmp_path: Path, era: str) -> None:
+    """Equal calls don't all give way to each other: one can be approved, and then one runs."""
+
+    async def run() -> None:
+        servers = {"s": {"command": ["s"], "cost": "0.01"}}
+        held = AsyncGovernor(f"sqlite:///{tmp_path / 'ledger.db'}")
+        made = _reaching(s=_server("read"))
+        async with gateway(tmp_path, servers, ASK, governor=held, make=made) as (opened, _):
+            async with client(opened, era) as user:
+
+                async def eight() -> list[types.CallToolResult]:
+                    return await asyncio.gather(*(user.call_tool("s__read", {}) for _ in range(8)))
+
+                assert all(answer.is_error for answer in await eight())
+                waiting = await held.approvals.list(tenant="acme", state="pending")
+                told = decision_of(await user.call_tool("s__read", {}))["approval_id"]
+                assert told in [approval.id for approval in waiting]
+                await held.approvals.approve(told, by="boss", tenant="acme")
+                answers = await eight()
+                assert sorted(bool(answer.is_error) for answer in answers) == [False] + [True] * 7
+                for left in await held.approvals.list(tenant="acme", state="pending"):
+                    await held.approvals.reject(left.id, by="boss", tenant="acme")
+            assert (await held.usage("acme")).total_cost == Decimal("0.01")
+
+    asyncio.run(run())
+
+
+def test_of_equal_calls_only_the_later_gives_way() -> None:
+    """Two that were held at once find the same one to wait for, not each other."""
+    with Governor() as governor:
+        governor.tools.put(Tool(id="s__read", cost_per_unit="0.01"))
+        governor.policies.put(ASK)
+        first, second = (
+            governor.reserve(tenant="acme", tool="s__read", units=1, prompt="x") for _ in range(2)
+        )
+        assert approvals.earlier(governor, first) is None
+        assert approvals.earlier(governor, second) == (first.id, "pending")

@@ -123,11 +123,15 @@ def earlier(governor: Governor, asked: Reservation) -> tuple[str, str] | None:
         return None
     tenant = asked.subject.tenant
     for state in ("approved", "pending"):
-        for approval in governor.approvals.list(tenant=tenant, state=state, limit=_OPEN_MAX):
+        listed = governor.approvals.list(tenant=tenant, state=state, limit=_OPEN_MAX)
+        for approval in reversed(listed):  # the oldest first: it is the one that stays
             if approval.id == asked.id or approval.tool != asked.requested_tool:
                 continue
             found = governor.storage.find(tenant, uuid_int(approval.id))
             if found is None or found.extra is None or found.extra.digest != extra.digest:
+                continue
+            if state == "pending" and found.uid > asked.uid:
+                # Calls made at once must not all give way to each other: the first goes on to wait.
                 continue
             return approval.id, state
     return None

@@ -76,9 +76,6 @@ class Calls:
             raise MCPError(types.INVALID_PARAMS, f"Unknown tool: {params.name}")
         arguments = params.arguments or {}
         identity = viewer.identity
-        paid = PaidCall(
-            identity, found.target, found.name, arguments, units_of(found.terms, arguments)
-        )
         state = State.of(params.request_state)
         responses: types.InputResponses = dict(params.input_responses or {})
         own_answer = responses.pop(QUESTION_KEY, None)
@@ -86,6 +83,9 @@ class Calls:
             # The server's questions were answered in an earlier round.
             responses = state.server_responses() or {}
         try:
+            schema = self._catalog.input_schema(found.name) or {}
+            units = units_of(found.terms, arguments, schema)
+            paid = PaidCall(identity, found.target, found.name, arguments, units)
             granted: Reservation | Answer
             if state.approval is not None:
                 granted = await self._decided(paid, state, own_answer)
@@ -96,7 +96,7 @@ class Calls:
         except StorageError as error:
             log.error("a call could not be decided: %s", error)  # noqa: TRY400
             return refusals.not_decided("the budgets can't be read or written now")
-        except (InvalidRequest, NotFound) as error:
+        except (InvalidRequest, NotFound, ApprovalConflict) as error:
             return refusals.not_decided(str(error))
         if not isinstance(granted, Reservation):
             return granted
@@ -173,14 +173,11 @@ class Calls:
             return refusals.not_decided("the policies have changed since the question was put")
         registry, tenant = self._governor.approvals, call.identity.tenant
         by = f"{call.identity.name} through its client"
-        try:
-            if not approvals.says_yes(answer):
-                if isinstance(answer, types.ElicitResult):
-                    await registry.reject(approval_id, by=by, tenant=tenant)
-                return refusals.not_decided("a person did not approve it")
-            await registry.approve(approval_id, by=by, tenant=tenant)
-        except ApprovalConflict as conflict:
-            return refusals.not_decided(str(conflict))
+        if not approvals.says_yes(answer):
+            if isinstance(answer, types.ElicitResult):
+                await registry.reject(approval_id, by=by, tenant=tenant)
+            return refusals.not_decided("a person did not approve it")
+        await registry.approve(approval_id, by=by, tenant=tenant)
         return await self._reserve(call, approval_id)
 
     async def _digest(self, call: PaidCall) -> str:
