@@ -10,12 +10,14 @@ from typing import Any, Final
 from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.auth.provider import AccessToken
 
-from fluxai.core.errors import NotPermitted
+from fluxai.core.errors import ConfigurationError, NotPermitted
 
 #: May change the tenant's policies, decide its approvals, and act for each of its users.
 ADMIN: Final = "fluxai:admin"
 #: The same for every tenant.
 ADMIN_ALL: Final = "fluxai:admin:all"
+#: What a policy for every tenant has as its tenant. Nobody's own.
+EVERY_TENANT: Final = "*"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +29,20 @@ class Identity:
         user: Which user of it; None acts for the tenant as a whole, and may name its users.
         scopes: What the credential grants.
         client: A name for the credential itself, for the record of who decided.
+
+    Raises:
+        ConfigurationError: The tenant is `*`, which stands for all of them.
     """
 
     tenant: str
     user: str | None = None
     scopes: frozenset[str] = frozenset()
     client: str = "local"
+
+    def __post_init__(self) -> None:
+        """Refuse a tenant that would be all of them."""
+        if self.tenant == EVERY_TENANT:
+            raise ConfigurationError("the tenant * stands for every tenant, and is nobody's own")
 
     @property
     def is_admin(self) -> bool:

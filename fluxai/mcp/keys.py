@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from mcp.server.auth.provider import AccessToken
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from fluxai.core.errors import ConfigurationError, NotFound
-from fluxai.mcp.identity import Identity, access_token
+from fluxai.mcp.identity import EVERY_TENANT, Identity, access_token
 from fluxai.policy.records import Id
 
 log = logging.getLogger("fluxai.mcp")
@@ -26,6 +26,12 @@ PREFIX: Final = "fxk"
 _ID_BYTES: Final = 6
 _SECRET_BYTES: Final = 32
 _FILE_BYTES_MAX: Final = 16 * 1024 * 1024
+
+
+def _one_tenant(tenant: str) -> str:
+    if tenant == EVERY_TENANT:
+        raise ValueError("must be one tenant, not every one")
+    return tenant
 
 
 class Key(BaseModel):
@@ -39,7 +45,7 @@ class Key(BaseModel):
 
     id: str
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    tenant: Id
+    tenant: Annotated[Id, AfterValidator(_one_tenant)]
     user: Id | None = None
     scopes: tuple[str, ...] = ()
     expires_at: int | None = None
@@ -109,17 +115,25 @@ class KeyFile:
 
         Returns:
             What is kept, and the key itself, which can't be shown again.
+
+        Raises:
+            ConfigurationError: A value is none that a key can have, or the file can't be read.
         """
         key_id = random(_ID_BYTES).hex()
         shown = f"{PREFIX}_{key_id}_{random(_SECRET_BYTES).hex()}"
-        key = Key(
-            id=key_id,
-            sha256=_hash(shown),
-            tenant=tenant,
-            user=user,
-            scopes=tuple(sorted(set(scopes))),
-            expires_at=expires_at,
-        )
+        try:
+            key = Key(
+                id=key_id,
+                sha256=_hash(shown),
+                tenant=tenant,
+                user=user,
+                scopes=tuple(sorted(set(scopes))),
+                expires_at=expires_at,
+            )
+        except ValidationError as error:
+            faults = error.errors(include_url=False, include_context=False)
+            said = "; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in faults)
+            raise ConfigurationError(f"no such key can be made: {said}") from error
         self._write((*self.list(), key))
         return key, shown
 

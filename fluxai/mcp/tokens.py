@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ import jwt
 from mcp.server.auth.provider import AccessToken, TokenVerifier
 
 from fluxai.core.errors import ConfigurationError
-from fluxai.mcp.identity import Identity, access_token, read_scopes
+from fluxai.mcp.identity import EVERY_TENANT, Identity, access_token, read_scopes
 
 log = logging.getLogger("fluxai.mcp")
 
@@ -38,6 +39,7 @@ _SECRET_BYTES_MIN: Final = 32
 _LEEWAY_S: Final = 30
 _TOKEN_LETTERS_MAX: Final = 16_384
 _FETCH_S: Final = 10
+_PAUSE_S: Final = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +110,9 @@ class JwtVerifier:
             return None
         try:
             claims = await anyio.to_thread.run_sync(partial(self._claims, token))
-        except jwt.PyJWTError as error:
-            log.info("a token was refused: %s: %s", type(error).__name__, error)
+        except (jwt.PyJWTError, TypeError, ValueError) as error:
+            # The latter two: an algorithm that is accepted, but not for the key that is named.
+            log.info("a token was refused: %s: %.200r", type(error).__name__, str(error))
             return None
         except ConfigurationError as error:
             log.error("no token can be verified: %s", error)  # noqa: TRY400 -- the line says it all
@@ -137,7 +140,7 @@ class JwtVerifier:
         settings = self._settings
         tenant = claims.get(settings.tenant_claim)
         user = claims.get(settings.user_claim)
-        if not isinstance(tenant, str) or not tenant:
+        if not isinstance(tenant, str) or tenant in ("", EVERY_TENANT):
             log.info("a token was refused: it has no tenant in %r", settings.tenant_claim)
             return None
         if user is not None and (not isinstance(user, str) or not user):
@@ -198,10 +201,29 @@ class _FetchedKeys:
     """Keys from the issuer: kept for five minutes, asked for anew at most twice a minute."""
 
     def __init__(self, url: str) -> None:
-        self._client = jwt.PyJWKClient(url, timeout=_FETCH_S)
+        self._client = _PatientClient(url, timeout=_FETCH_S, cooldown_duration=_PAUSE_S)
 
     def of(self, token: str) -> Any:
         return self._client.get_signing_key_from_jwt(token).key
+
+
+class _PatientClient(jwt.PyJWKClient):
+    """Leaves an issuer alone for a while after it failed too.
+
+    Else each token with an unknown key would wait for it, and those of known keys behind them.
+    """
+
+    _failed_at = float("-inf")
+
+    def fetch_data(self) -> Any:
+        if time.monotonic() - self._failed_at < _PAUSE_S:
+            raise jwt.PyJWKClientConnectionError("the issuer failed a moment ago")
+        try:
+            return super().fetch_data()
+        except (jwt.PyJWTError, OSError, ValueError) as error:
+            self._failed_at = time.monotonic()
+            log.error("the issuer's keys can't be fetched: %s", error)  # noqa: TRY400
+            raise jwt.PyJWKClientConnectionError(str(error)) from error
 
 
 class _FileKeys:

@@ -58,6 +58,11 @@ def test_status_says_what_is_served(serving: Any) -> None:
     assert answer["subjects"] == "registered"
 
 
+def _forged(algorithm: str) -> str:
+    head = json.dumps({"alg": algorithm, "kid": "one"}).encode()
+    return ".".join(jwt.utils.base64url_encode(part).decode() for part in (head, b"{}", b"x"))
+
+
 def _wrong_tokens(serving: Any) -> dict[str, str]:
     issuer = serving.issuer
     stranger = type(issuer)(issuer.jwks)
@@ -78,6 +83,8 @@ def _wrong_tokens(serving: Any) -> dict[str, str]:
         "without tenant": issuer.token(without=("tenant",)),
         "a tenant that is no text": issuer.token(tenant=["a"]),
         "an empty tenant": issuer.token(tenant=""),
+        "every tenant": issuer.token(tenant="*"),
+        "another kind of key": _forged("ES256"),
         "a user that is no text": issuer.token(sub=""),
         "another's signature": stranger.token(),
         "no signature": jwt.encode(payload, "", algorithm="none"),
@@ -88,7 +95,8 @@ def _wrong_tokens(serving: Any) -> dict[str, str]:
 WRONG = (
     "nothing we know", "half a key", "another key's secret", "no key of the file", "expired",
     "without expiry", "not yet", "another audience", "without audience", "another issuer",
-    "without tenant", "a tenant that is no text", "an empty tenant", "a user that is no text",
+    "without tenant", "a tenant that is no text", "an empty tenant", "every tenant",
+    "another kind of key", "a user that is no text",
     "another's signature", "no signature", "the public key as a secret",
 )  # fmt: skip
 

@@ -144,6 +144,40 @@ async def test_keys_are_fetched_from_the_issuer_once(serving: Any) -> None:
     assert asked == ["/jwks"]
 
 
+@pytest.mark.parametrize("body", [b"no JSON", b"{}"])
+async def test_an_issuer_that_fails_is_not_asked_for_each_token(serving: Any, body: bytes) -> None:
+    """Whoever presents tokens while it is down makes nobody wait for it again and again."""
+    asked: list[str] = []
+
+    class Broken(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Broken) as issuer:
+        threading.Thread(target=issuer.serve_forever).start()
+        url = f"http://127.0.0.1:{issuer.server_port}/jwks"
+        verifier = JwtVerifier(JwtSettings(issuer="i", audience="a", jwks=url))
+        token = serving.issuer.token(aud="a", iss="i")
+        found = [await verifier.verify_token(token) for _ in range(3)]
+        issuer.shutdown()
+    assert found == [None, None, None]
+    assert asked == ["/jwks"]
+
+
+def test_nobody_is_every_tenant(tmp_path: Path) -> None:
+    """`*` in a credential or at launch would see the policies of all, and set some for all."""
+    with pytest.raises(ConfigurationError, match="every tenant"):
+        Identity(tenant="*")
+    with pytest.raises(ConfigurationError, match="tenant: .*not every one"):
+        KeyFile(tmp_path / "keys.json").add(tenant="*")
+
+
 async def test_a_missing_or_damaged_file_lets_nobody_in(tmp_path: Path) -> None:
     """Keys that were read before are forgotten when their file can't be read any more."""
     file = KeyFile(tmp_path / "keys.json")

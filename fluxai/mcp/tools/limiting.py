@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from fluxai.core.errors import InvalidRequest, NotFound, NotPermitted
-from fluxai.mcp.identity import ADMIN, ADMIN_ALL
+from fluxai.mcp.identity import ADMIN, ADMIN_ALL, EVERY_TENANT
 from fluxai.mcp.tools.tool import Arguments, GivenAmount, GovernorTool, Result
 from fluxai.policy.records import (
     LimitType,
@@ -22,8 +22,6 @@ from fluxai.policy.records import (
 if TYPE_CHECKING:
     from fluxai.governor import Governor
     from fluxai.mcp.identity import Identity
-
-EVERY_TENANT = "*"
 
 
 class SetPolicy(Arguments):
