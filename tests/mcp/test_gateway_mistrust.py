@@ -9,7 +9,7 @@ from typing import Any
 
 import mcp_types as types
 import pytest
-from mcp import Client
+from mcp import Client, MCPError
 from mcp.server.lowlevel import Server
 
 from fluxai import AsyncGovernor, Governor, Policy, Tool
@@ -157,3 +157,31 @@ def test_of_equal_calls_only_the_later_gives_way() -> None:
         )
         assert approvals.earlier(governor, first) is None
         assert approvals.earlier(governor, second) == (first.id, "pending")
+
+
+def test_a_call_that_its_server_refused_for_its_headers_costs_nothing(tmp_path: Path) -> None:
+    """Not even where the server then fails to say which headers it wants."""
+    called: list[str] = []
+
+    async def list_tools(_: Any, params: Any) -> types.ListToolsResult:
+        if called:
+            raise MCPError(types.INTERNAL_ERROR, "no list now")
+        return types.ListToolsResult(tools=[types.Tool(name="read", input_schema=PLAIN)])
+
+    async def call_tool(_: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
+        called.append(params.name)
+        raise MCPError(types.HEADER_MISMATCH, "send headers")
+
+    async def run() -> None:
+        servers = {"s": {"command": ["s"], "cost": "0.01"}}
+        made = _reaching(
+            s=Server("s", version="1", on_list_tools=list_tools, on_call_tool=call_tool)
+        )
+        async with gateway(tmp_path, servers, make=made) as (opened, governor):
+            async with client(opened) as user:
+                with pytest.raises(MCPError, match="send headers"):
+                    await user.call_tool("s__read", {})
+            assert (await governor.usage("acme")).total_cost == 0
+
+    asyncio.run(run())
+    assert called

@@ -289,8 +289,13 @@ class Calls:
         except MCPError as error:
             if error.code != types.HEADER_MISMATCH:
                 raise
+            refused = error
         # The server wants arguments in headers too, which the SDK reads from its list of tools.
-        await session.list_tools()
+        try:
+            await session.list_tools()
+        except MCPError as error:
+            # Whatever became of the list, the call was refused.
+            raise refused from error
         return await send()
 
     async def _failed(self, error: MCPError, found: Found, held: _Held) -> types.CallToolResult:
