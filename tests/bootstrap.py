@@ -67,7 +67,7 @@ class Environment:
         Raises:
             BootstrapError: This Python cannot make virtual environments, or an install failed.
         """
-        with _only_one_at_a_time():
+        with only_one_at_a_time():
             wanted = self._stamp_wanted()
             found = self._stamp_found()
             if found == wanted:
@@ -82,7 +82,7 @@ class Environment:
                 self._install_requirements()
             self._install_project()
             self._stamp.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
-            _say(f"ready in {time.monotonic() - started:.0f} s: {self.name}")
+            say(f"ready in {time.monotonic() - started:.0f} s: {self.name}")
 
     def variables(self) -> dict[str, str]:
         """Return the environment variables for programs that run inside it."""
@@ -104,8 +104,8 @@ class Environment:
             "python": sys.implementation.cache_tag or sys.version,
             # Scripts and the editable install hold the path: a copied environment is not ours.
             "root": str(ROOT),
-            "requirements": _digest(self.requirements),
-            "project": _digest(ROOT / "pyproject.toml"),
+            "requirements": digest(self.requirements),
+            "project": digest(ROOT / "pyproject.toml"),
         }
 
     def _stamp_found(self) -> dict[str, str]:
@@ -127,33 +127,31 @@ class Environment:
                 f"On Debian and Ubuntu: apt-get install python{version}-venv. "
                 "Elsewhere: use a Python that brings pip."
             )
-        _say(f"making {self.name} with Python {sys.version.split()[0]}")
+        say(f"making {self.name} with Python {sys.version.split()[0]}")
         if self.venv.is_symlink():
             self.venv.unlink()
         shutil.rmtree(self.venv, ignore_errors=True)
-        self._run(
-            [sys.executable, "-m", "venv", str(self.venv)], on_failure="python -m venv failed"
-        )
+        self.run([sys.executable, "-m", "venv", str(self.venv)], on_failure="python -m venv failed")
 
     def _install_requirements(self) -> None:
         pins = self.requirements.read_text(encoding="utf-8")
         total = len(re.findall(r"^[^\s#]+==", pins, re.MULTILINE))
-        _say(f"installing {total} pinned packages")
+        say(f"installing {total} pinned packages")
         # The file is complete, so nothing is resolved: a newer release than it pins can't get in.
         exactly = ("--no-deps", "--require-hashes", "--only-binary=:all:")
-        self._run(
+        self.run(
             [*self._pip_install, *exactly, "-r", str(self.requirements)],
             on_failure="the pinned packages could not be installed",
             count_of=total,
         )
 
     def _install_project(self) -> None:
-        _say("installing the project, editable")
-        self._run(
+        say("installing the project, editable")
+        self.run(
             [*self._pip_install, "--no-deps", "--no-build-isolation", "-e", str(ROOT)],
             on_failure="the project could not be installed",
         )
-        self._run(
+        self.run(
             [str(self.python), "-m", "pip", "--disable-pip-version-check", "check"],
             on_failure="the pinned packages do not fit the project: python3 -m tests lock",
         )
@@ -170,13 +168,24 @@ class Environment:
             "--progress-bar=off",
         )
 
-    def _run(self, command: list[str], *, on_failure: str, count_of: int = 0) -> None:
-        """Run quietly, showing only how far an install of `count_of` packages is."""
+    def run(
+        self,
+        command: list[str],
+        *,
+        on_failure: str,
+        count_of: int = 0,
+        folder: Path = ROOT,
+    ) -> None:
+        """Run quietly inside it, showing only how far an install of `count_of` packages is.
+
+        Raises:
+            BootstrapError: The program failed, or there is none of that name.
+        """
         lines: list[str] = []
         seen = 0
         with subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=folder,
             env=self.variables(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -202,10 +211,15 @@ MAIN = Environment(".venv", "test")
 FRAMEWORKS = Environment(".venv-frameworks", "frameworks")
 #: The oldest SDKs that are supported.
 OLDEST = Environment(".venv-oldest", "oldest")
+#: MCP servers and clients of others.
+MCP = Environment(".venv-mcp", "mcp")
+#: LangChain's client of MCP, which needs the protocol's older SDK.
+MCP_LANGCHAIN = Environment(".venv-mcp-langchain", "mcp-langchain")
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def digest(*paths: Path) -> str:
+    """Return what changes when one of these files does."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
 def _show_progress(done: int, total: int, what: str) -> None:
@@ -216,12 +230,13 @@ def _show_progress(done: int, total: int, what: str) -> None:
         print(f"  {done}/{total} {what}", flush=True)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Tell people what is being set up."""
     print(f"[setup] {text}", flush=True)
 
 
 @contextlib.contextmanager
-def _only_one_at_a_time() -> Iterator[None]:
+def only_one_at_a_time() -> Iterator[None]:
     """Keep two runs in one checkout from installing into the same environment together."""
     if sys.platform == "win32":  # no fcntl there; its users start one run at a time
         yield

@@ -7,7 +7,8 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 
-from tests.bootstrap import FRAMEWORKS, MAIN, OLDEST, ROOT, BootstrapError, Environment
+from tests.bootstrap import FRAMEWORKS, MAIN, MCP, OLDEST, ROOT, BootstrapError, Environment
+from tests.mcp_peers.bringing import bring_peers
 
 Stage = Callable[[Sequence[str]], int]
 
@@ -101,6 +102,17 @@ def oldest(extra: Sequence[str]) -> int:
     return _run_apart(OLDEST, *(f"tests/wrapped/{name}" for name in files), *extra)
 
 
+def mcp(extra: Sequence[str]) -> int:
+    """Run the MCP server and gateway with others' clients and servers; brings Node (.venv-mcp)."""
+    try:
+        bring_peers()
+    except BootstrapError as error:
+        print(f"[setup] {error}")
+        return 1
+    # What others warn about is theirs to mend.
+    return _run("pytest", "-Wignore", *(extra or ["tests/mcp_peers"]), inside=MCP)
+
+
 def lock(extra: Sequence[str]) -> int:
     """Write the requirement files anew, with hashes; `-- --upgrade` takes newer releases."""
     folder = ROOT / ".ci" / "requirements"
@@ -151,10 +163,11 @@ TASKS: dict[str, Stage] = {
     "long": long,
     "frameworks": frameworks,
     "oldest": oldest,
+    "mcp": mcp,
     "lock": lock,
 }
 #: Tasks that are tests, and that a run of all checks leaves out: their packages are not in `.venv`.
-APART = ("frameworks", "oldest")
+APART = ("frameworks", "oldest", "mcp")
 
 
 def _run(program: str, *arguments: str, inside: Environment = MAIN) -> int:
