@@ -72,7 +72,9 @@ def test_an_example_runs_and_shows_its_point(name: str, tmp_path: Path) -> None:
         cwd=tmp_path,
         env={**os.environ, "PYTHONDEVMODE": "1"},
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    # In development mode asyncio tells how slow a busy machine is, which says nothing of the example.
+    said = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
+    assert (done.returncode, said) == (0, [])
     for words in SHOWS[name]:
         assert words in done.stdout
     assert list(tmp_path.iterdir()) == []

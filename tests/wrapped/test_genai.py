@@ -18,7 +18,7 @@ from fluxai.core.decisions import UsageEvent
 from fluxai.core.errors import ConfigurationError
 from fluxai.testing import Answer, FakeProvider, ToolCall
 from tests.wrapped.google import CAP, CHEAPER, CONFIG, MODEL, QUESTION, SURFACES, Surface, make
-from tests.wrapped.test_ended_early import at_every_step, cancelled_at
+from tests.wrapped.test_ended_early import at_every_step, cancelled_at, forget_requests
 
 every_surface = pytest.mark.parametrize("surface", SURFACES, ids=str)
 TOLD: dict[str, Any] = {"input": 40, "cache_read": 10, "output": 7, "reasoning": 5}
@@ -192,7 +192,7 @@ def test_cancelled_at_every_step(surface: Surface, provider: FakeProvider) -> No
     """Wherever its task is cancelled, a call leaves no open reservation, and no charge unseen."""
 
     async def once(step: int) -> bool:
-        provider.clear()
+        forget_requests(provider)
         client = surface.client(provider)
         with Governor() as governor:
             task = asyncio.ensure_future(cancelled_at(surface.run(wrapped(governor, client)), step))
