@@ -68,7 +68,7 @@ def ask(clients: tuple[Any, Any], path: str, model: str) -> None:
 
 def test_every_recorded_stream(recorded_responses: tuple[Record, ...]) -> None:
     """Replayed as recorded, or rebuilt around its usage, each settles to what its usage costs."""
-    seen = whole = without_usage = 0
+    seen = whole = without_usage = unknown_here = 0
     with (
         FakeProvider() as provider,
         Governor() as governor,
@@ -77,6 +77,9 @@ def test_every_recorded_stream(recorded_responses: tuple[Record, ...]) -> None:
     ):
         clients = (governor.wrap(gpt), governor.wrap(claude))
         for record, path in streamed(recorded_responses):
+            if path == "/responses" and not hasattr(gpt, "responses"):
+                unknown_here += 1  # the oldest SDK that is supported has no such call
+                continue
             chunks = [chunk for chunk in body(record) if isinstance(chunk, dict)]
             model = model_asked_for(record) or record["model_response"]
             estimator = CostEstimator()
@@ -99,4 +102,5 @@ def test_every_recorded_stream(recorded_responses: tuple[Record, ...]) -> None:
             seen += 1
             whole += complete(record)
     print(f"{seen} streams, {whole} of them complete, {without_usage} without usage")  # noqa: T201
-    assert seen > 150
+    assert seen + unknown_here > 150
+    assert seen > 100
