@@ -27,6 +27,7 @@ def _tool(name: str, description: str) -> types.Tool:
 def make(log: Path, description: str = "Searches") -> Server[Any]:
     """Return the server."""
     # Under a tool that comes and goes, so that a test can have a server change its mind.
+    subscribers: set[Any] = set()
     tools = {
         "search": description,
         "search_cheap": "Searches for less",
@@ -35,6 +36,7 @@ def make(log: Path, description: str = "Searches") -> Server[Any]:
         "fails": "Answers with an error result",
         "dies": "Ends the server",
         "asks": "Asks its user something",
+        "writes": "Changes the notes, and tells who has subscribed to them",
         "whoami": "Says with which credential it was reached",
         LONG: "Has a long name",
     }
@@ -55,6 +57,9 @@ def make(log: Path, description: str = "Searches") -> Server[Any]:
                 await asyncio.sleep(float(arguments.get("seconds", 30)))
             case "report":
                 meta["example.com/cost"] = arguments.get("cost")
+            case "writes":
+                for connection in subscribers:
+                    await connection.send_resource_updated("notes://all")
             case "dies":
                 os._exit(3)
             case "whoami":
@@ -102,6 +107,16 @@ def make(log: Path, description: str = "Searches") -> Server[Any]:
             contents=[types.TextResourceContents(uri=str(params.uri), text="all notes")]
         )
 
+    async def subscribe(ctx: Any, params: types.SubscribeRequestParams) -> types.EmptyResult:
+        subscribers.add(ctx.session._connection)
+        return types.EmptyResult()
+
+    async def unsubscribe(ctx: Any, params: types.UnsubscribeRequestParams) -> types.EmptyResult:
+        subscribers.discard(ctx.session._connection)
+        with log.open("a", encoding="utf-8") as file:
+            file.write("unsubscribed\n")
+        return types.EmptyResult()
+
     async def list_prompts(_: Any, params: Any) -> types.ListPromptsResult:
         return types.ListPromptsResult(prompts=[types.Prompt(name="greet")])
 
@@ -119,6 +134,8 @@ def make(log: Path, description: str = "Searches") -> Server[Any]:
         on_call_tool=call_tool,
         on_list_resources=list_resources,
         on_read_resource=read_resource,
+        on_subscribe_resource=subscribe,
+        on_unsubscribe_resource=unsubscribe,
         on_list_prompts=list_prompts,
         on_get_prompt=get_prompt,
         on_completion=complete,

@@ -176,3 +176,26 @@ def test_resources_prompts_and_completions_come_through(mode: str, url: str) -> 
             assert completed.completion.values == ["Engineering"]
 
     asyncio.run(run())
+
+
+def test_an_update_of_a_resource_reaches_the_client_that_has_subscribed(url: str) -> None:
+    """Over HTTP, on the stream that the client holds open for what nobody asked for."""
+    uri = "demo://resource/dynamic/text/1"
+
+    async def run() -> None:
+        updated = asyncio.Event()
+
+        async def heard(message: Any) -> None:
+            if isinstance(message, types.ResourceUpdatedNotification):
+                assert str(message.params.uri) == uri
+                updated.set()
+
+        target = streamable_http_client(url)
+        async with Client(target, mode="legacy", cache=None, message_handler=heard) as client:
+            wanted = types.SubscribeRequest(params=types.SubscribeRequestParams(uri=uri))
+            await client.session.send_request(wanted, types.EmptyResult)
+            await client.call_tool("local__toggle-subscriber-updates", {})
+            async with asyncio.timeout(30):
+                await updated.wait()
+
+    asyncio.run(run())

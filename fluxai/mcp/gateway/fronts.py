@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import mcp_types as types
 from mcp import MCPError
+from mcp.server.connection import Connection
 from mcp.server.context import ServerRequestContext
 from mcp.shared.message import ServerMessageMetadata
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -37,6 +38,15 @@ def viewer_of(ctx: Context, identity: Identity) -> Viewer:
         if declared.roots is not None:
             able.add("roots")
     return Viewer(identity, "auto" if is_modern(ctx) else "legacy", frozenset(able))
+
+
+def connection_of(ctx: Context) -> Connection:
+    """Return the connection of the client, which lives as long as its session.
+
+    The SDK has it in a private field; what it hands to a request lives no longer than that.
+    """
+    connection: Connection = ctx.session._connection
+    return connection
 
 
 def passed_meta(ctx: Context) -> Any:

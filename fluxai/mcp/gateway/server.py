@@ -12,9 +12,9 @@ from weakref import WeakSet
 
 import mcp_types as types
 from mcp import MCPError
+from mcp.server.connection import Connection
 from mcp.server.lowlevel import Server
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
-from mcp.server.session import ServerSession
 
 import fluxai
 from fluxai.async_governor import AsyncGovernor
@@ -22,7 +22,13 @@ from fluxai.core.errors import ConfigurationError, NotFound
 from fluxai.mcp.gateway.calls import Calls
 from fluxai.mcp.gateway.catalog import Catalog, Viewer
 from fluxai.mcp.gateway.config import GatewaySettings, Terms
-from fluxai.mcp.gateway.fronts import ClientInFront, Context, passed_meta, viewer_of
+from fluxai.mcp.gateway.fronts import (
+    ClientInFront,
+    Context,
+    connection_of,
+    passed_meta,
+    viewer_of,
+)
 from fluxai.mcp.gateway.links import ClientMaker, Link, LinkKey, Links, Unreachable, make_client
 from fluxai.mcp.gateway.pins import PinFile
 from fluxai.mcp.identity import Identity, current_identity
@@ -72,7 +78,7 @@ class Gateway:
         self._links.on_notice = self._noticed
         self._catalog = Catalog(settings, self._links, pin_file(settings), on_tools=self._priced)
         self._calls = Calls(governor, self._catalog, self._links, settings)
-        self._subscribers: dict[tuple[LinkKey, str], WeakSet[ServerSession]] = {}
+        self._subscribers: dict[tuple[LinkKey, str], WeakSet[Connection]] = {}
         self._recorded: set[str] = set()
         self.server = self._make_server(state_key)
 
@@ -205,17 +211,35 @@ class Gateway:
     ) -> types.EmptyResult:
         uri = str(params.uri)
         key = await self._resource(ctx, uri)
-        self._subscribers.setdefault((key, uri), WeakSet()).add(ctx.session)
-        return await self._asked(ctx, key, lambda link: link.client.session.subscribe_resource(uri))
+        self._subscribers.setdefault((key, uri), WeakSet()).add(connection_of(ctx))
+        # Not by the SDK's method, which warns: clients of the older era still send it.
+        return await self._asked(
+            ctx,
+            key,
+            lambda link: link.client.session.send_request(
+                types.SubscribeRequest(params=types.SubscribeRequestParams(uri=uri)),
+                types.EmptyResult,
+            ),
+        )
 
     async def _unsubscribe(
         self, ctx: Context, params: types.UnsubscribeRequestParams
     ) -> types.EmptyResult:
         uri = str(params.uri)
         key = await self._resource(ctx, uri)
+        others = self._subscribers.get((key, uri), WeakSet())
+        others.discard(connection_of(ctx))
+        if others:
+            # The connection to the server is theirs too.
+            return types.EmptyResult()
         self._subscribers.pop((key, uri), None)
         return await self._asked(
-            ctx, key, lambda link: link.client.session.unsubscribe_resource(uri)
+            ctx,
+            key,
+            lambda link: link.client.session.send_request(
+                types.UnsubscribeRequest(params=types.UnsubscribeRequestParams(uri=uri)),
+                types.EmptyResult,
+            ),
         )
 
     async def _resource(self, ctx: Context, uri: str) -> LinkKey:
@@ -312,8 +336,8 @@ class Gateway:
                 self._catalog.forget(key, "resources")
                 self._catalog.forget(key, "templates")
             case types.ResourceUpdatedNotification(params=params):
-                for session in list(self._subscribers.get((key, str(params.uri)), ())):
-                    await session.send_resource_updated(params.uri)
+                for connection in list(self._subscribers.get((key, str(params.uri)), ())):
+                    await connection.send_resource_updated(str(params.uri))
             case _:
                 log.debug("server %r tells of %s", key.server, type(message).__name__)
 
