@@ -209,7 +209,8 @@ class Learned:
                 fresh[outcome.id] = one
                 added.append(one)
             changes = [_kept(tenant, one.id, one) for one in added]
-            for old in sorted(fresh.values(), key=lambda one: one.at_us)[: len(fresh) - KEPT]:
+            oldest = sorted(fresh.values(), key=lambda one: one.at_us)
+            for old in oldest[: max(0, len(fresh) - KEPT)]:
                 del fresh[old.id]
                 changes.append(_kept(tenant, old.id, None))
             try:

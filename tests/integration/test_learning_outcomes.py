@@ -26,6 +26,7 @@ from fluxai import (
     subject,
 )
 from fluxai.core.windows import from_us
+from fluxai.learning import KEPT
 from fluxai.routing import Outcome
 from fluxai.routing.certificates import first_look, thresholds
 from fluxai.storage.supabase import SupabaseStorage
@@ -251,6 +252,17 @@ def test_outcomes_of_many_at_once_are_all_kept(open_governor: Open) -> None:
         thread.join()
     assert len(governors[0].routing.outcomes("acme")) == 12 - len(errors)
     assert not errors
+
+
+def test_so_many_outcomes_are_kept_and_then_the_oldest_go() -> None:
+    """None goes before there are too many; then as many as are too many."""
+    with Governor() as governor:
+        governor.routing.add("acme", paired(KEPT - 1))
+        assert len(governor.routing.outcomes("acme")) == KEPT - 1
+        governor.routing.add("acme", paired(3, name="later", at_us=KEPT))
+        kept = governor.routing.outcomes("acme")
+        assert len(kept) == KEPT
+        assert kept[0].id == "pair2"
 
 
 def test_a_tenant_s_outcomes_are_its_own(open_governor: Open) -> None:
