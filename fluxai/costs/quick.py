@@ -78,46 +78,44 @@ _MESSAGE_COUNT_MAX = 10**9
 def completion_of(response: object) -> dict[str, Any] | None:
     """Return a chat completion of OpenAI's SDK as the dictionary that it was made from.
 
-    None where it is something else. Absent fields of its usage, which the SDK knows as None, are
-    left out; its choices, of which only the presence matters here, stay what they are.
+    None where it is something else; see `_made_from`.
     """
     said = getattr(response, "__dict__", None)
     if said is None or said.get("object") != "chat.completion":
         return None
-    usage = getattr(said.get("usage"), "__dict__", None)
-    if usage is None:
-        return None
-    more = getattr(response, "__pydantic_extra__", None)
-    shown: dict[str, Any] = {**said, **more} if more else dict(said)
-    told = _present(said["usage"], usage)
-    for name in ("prompt_tokens_details", "completion_tokens_details"):
-        details = told.get(name)
-        fields = getattr(details, "__dict__", None)
-        if fields is not None:
-            told[name] = _present(details, fields)
-    shown["usage"] = told
-    return shown
+    return _made_from(response, said, ("prompt_tokens_details", "completion_tokens_details"))
 
 
 def message_of(response: object) -> dict[str, Any] | None:
     """Return a message of Anthropic's SDK as the dictionary that it was made from.
 
-    None where it is something else. Absent fields, which the SDK knows as None, stay out of its
-    usage; its content, of which nothing matters here, stays what it is.
+    None where it is something else; see `_made_from`.
     """
     said = getattr(response, "__dict__", None)
     if said is None or said.get("type") != "message":
         return None
+    return _made_from(response, said, ("cache_creation",))
+
+
+def _made_from(
+    response: object, said: dict[str, Any], nested: tuple[str, ...]
+) -> dict[str, Any] | None:
+    """Return an SDK's answer as the dictionary that it was made from; None without usage.
+
+    Absent fields of its usage, and of what is nested there, which the SDK knows as None, are left
+    out; its content, of which only the presence matters here, stays what it is.
+    """
     usage = getattr(said.get("usage"), "__dict__", None)
     if usage is None:
         return None
     more = getattr(response, "__pydantic_extra__", None)
     shown: dict[str, Any] = {**said, **more} if more else dict(said)
     told = _present(said["usage"], usage)
-    written = told.get("cache_creation")
-    fields = getattr(written, "__dict__", None)
-    if fields is not None:
-        told["cache_creation"] = _present(written, fields)
+    for name in nested:
+        details = told.get(name)
+        fields = getattr(details, "__dict__", None)
+        if fields is not None:
+            told[name] = _present(details, fields)
     shown["usage"] = told
     return shown
 
