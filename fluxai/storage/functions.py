@@ -10,6 +10,7 @@ import logging
 import random
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ class Caller(Protocol):
         ...
 
 
-class FunctionStorage:
+class FunctionStorage(ABC):
     """Keep the ledger in a PostgreSQL database.
 
     Calls of many threads share transactions; those of many processes take turns tenant by tenant.
@@ -152,9 +153,9 @@ class FunctionStorage:
 
     # -- schema -----------------------------------------------------------------------------
 
+    @abstractmethod
     def migrate(self) -> None:
         """Check the schema; a store that can bring it up to date does so."""
-        raise NotImplementedError
 
     def check_version(self, version: int) -> None:
         """Refuse a schema that this library does not know, or not yet have."""
