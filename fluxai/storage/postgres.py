@@ -32,6 +32,8 @@ PASSING: Final = (
     *("08", "53300", "57P01", "57P02", "57P03", "40001", "40P01", "55P03", "57014"),
     _READ_ONLY,
 )
+#: A row was on its way to the partition for what has no month, and its month was made meanwhile.
+CHECK_VIOLATION: Final = "23514"
 #: What the URL may say otherwise. A server that has vanished is noticed within half a minute.
 _CONNECTING: Final[Mapping[str, str | int]] = {
     "application_name": "fluxai",
@@ -299,7 +301,7 @@ class PooledCaller:
         except self._psycopg.Error as error:
             raise self._fault(error) from error
 
-    def _fault(self, error: BaseException) -> Exception:
+    def _fault(self, error: Any) -> Exception:
         state = getattr(error, "sqlstate", None) or ""
         said = " ".join(str(error).split())[:500]
         if state.startswith(BAD_DATA):
@@ -309,6 +311,9 @@ class PooledCaller:
         ):
             kind = StorageError if _hopeless(said) else Unreachable
             return kind(f"{self.place} is out of reach: {said}")
+        # Our own checks have names; that of a partition has none.
+        if state == CHECK_VIOLATION and error.diag.constraint_name is None:
+            return Unreachable(f"{self.place} made a month meanwhile: {said}")
         return StorageError(f"{self.place}: {_explained(state, said)}")
 
     def close(self) -> None:

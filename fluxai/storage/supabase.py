@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fluxai.core.errors import ConfigurationError, StorageError
 from fluxai.storage.functions import FunctionStorage, RefusedData, Unreachable
-from fluxai.storage.postgres import BAD_DATA, PASSING
+from fluxai.storage.postgres import BAD_DATA, CHECK_VIOLATION, PASSING
 
 if TYPE_CHECKING:
     import httpx
@@ -137,6 +137,9 @@ class RestCaller:
         # A server that is going down may answer with nothing at all.
         if not code or code in _AWAY or code.startswith(PASSING):
             return Unreachable(f"{self.place} is out of reach: {said} ({code})")
+        # The server tells of no constraint's name, but its words do.
+        if code == CHECK_VIOLATION and "partition constraint" in said:
+            return Unreachable(f"{self.place} made a month meanwhile: {said} ({code})")
         remedy = _REMEDIES.get(code)
         return StorageError(
             f"{self.place}: {said} ({code})" + ("" if remedy is None else f"; {remedy}")

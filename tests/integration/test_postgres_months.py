@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 
 import psycopg
@@ -25,6 +26,7 @@ from tests.servers.months import (
     query,
     rows,
     spend,
+    write_while_a_month_is_made,
 )
 
 _INSTANT = timedelta(microseconds=1)
@@ -114,14 +116,14 @@ def test_what_was_entered_for_the_past_gets_its_months_when_the_store_tidies_up(
 
 def test_a_month_is_made_while_others_write_into_it(postgres_url: str) -> None:
     """Neither side fails, nor waits for the other in a circle, and no money moves."""
-    with ledger(postgres_url, at(2029, 7, 15)) as (governor, _):
+    with ledger(postgres_url, at(2029, 7, 15)) as (governor, _), ExitStack() as opened:
         limit(governor, limit_type="total")
         limit(governor, limit_type="total", scope="label", scope_id="team=red")
         spend(governor)
-        stores = [
-            governor,
-            *(Governor(PostgresStorage(postgres_url), clock=governor.clock) for _ in range(2)),
-        ]
+        stores = [governor]
+        for _ in range(2):
+            own = Governor(PostgresStorage(postgres_url), clock=governor.clock)
+            stores.append(opened.enter_context(own))
         failed: list[BaseException] = []
         made, enough = threading.Event(), threading.Barrier(len(stores) + 1)
 
@@ -161,8 +163,18 @@ def test_a_month_is_made_while_others_write_into_it(postgres_url: str) -> None:
             postgres_url, "SELECT count(*), count(DISTINCT (tenant, id)) FROM fluxai.events"
         )
         assert events == ids
-        for own in stores[1:]:
-            own.close()
+
+
+def test_a_row_on_its_way_while_its_month_is_made_is_written_again(postgres_url: str) -> None:
+    """It was to go where nothing of its month may be any more: nobody hears of that."""
+    moment = at(2029, 7, 15)
+    with ledger(postgres_url, moment) as (governor, _):
+        spend(governor)
+        held = governor.reserve(tenant="bolt", tool="search")
+        write_while_a_month_is_made(postgres_url, moment, lambda: governor.settle(held))
+        assert governor.storage.retries == 1
+        assert count(postgres_url, "events_2029_07") == 2
+        assert governor.verify().ok
 
 
 def test_making_a_month_gives_way_to_whoever_uses_the_table(postgres_url: str) -> None:

@@ -25,8 +25,10 @@ import pytest
 from fluxai import ConfigurationError, Governor, Policy, StorageError, Tool
 from fluxai.storage.postgres import PostgresStorage
 from fluxai.storage.supabase import SupabaseStorage
+from fluxai.testing import FakeClock
 from tests.servers.fixtures import StartPostgrest
 from tests.servers.ledger import Project
+from tests.servers.months import count, write_while_a_month_is_made
 from tests.servers.postgrest import Postgrest
 from tests.servers.supabase import SupabaseDatabase, make_secret, sign
 from tests.test_docs import blocks_of
@@ -771,6 +773,23 @@ class TestRemedies:
         api = start_postgrest(schemas=(API,))
         with pytest.raises(StorageError, match=said):
             opened(api.url, api.service_key)
+
+    def test_a_row_on_its_way_while_its_month_is_made(
+        self, supabase_database: SupabaseDatabase, start_postgrest: StartPostgrest
+    ) -> None:
+        """Nobody hears of it: it is written again."""
+        url, moment = supabase_database.owner_url, datetime(2029, 7, 15, tzinfo=UTC)
+        migrate(url)
+        api = start_postgrest(schemas=(API,))
+        storage = SupabaseStorage(api.url, key=api.service_key)
+        with contextlib.closing(storage), Governor(storage, clock=FakeClock(moment)) as governor:
+            governor.tools.put(Tool(id="search", cost_per_unit="0.10"))
+            governor.settle(governor.reserve(tenant="ours", tool="search"))
+            held = governor.reserve(tenant="others", tool="search")
+            write_while_a_month_is_made(url, moment, lambda: governor.settle(held))
+            assert storage.retries == 1
+            assert count(url, "events_2029_07") == 2
+            assert governor.verify().ok
 
     def test_a_project_that_is_away(self, project: Project) -> None:
         """The error names the place that can't be reached."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any, LiteralString
@@ -78,6 +79,24 @@ def make_months(
                 continue
             said.append(row[0])
     return said
+
+
+def write_while_a_month_is_made(url: str, moment: datetime, write: Callable[[], object]) -> None:
+    """Start to write while the month of the events is made, and make it while that waits."""
+    with ThreadPoolExecutor() as pool, psycopg.connect(url) as connection:
+        for _ in ("reservations", "labels"):
+            connection.execute("SELECT fluxai.make_months(%s)", (to_us(moment),))
+            connection.commit()
+        connection.execute("SELECT fluxai.make_months(%s)", (to_us(moment),))
+        written = pool.submit(write)
+        while not query(
+            url,
+            "SELECT FROM pg_locks WHERE NOT granted AND database = "
+            "(SELECT oid FROM pg_database WHERE datname = current_database())",
+        ):
+            assert not written.done()
+        connection.commit()
+        written.result()
 
 
 def partitions(url: str) -> set[str]:
