@@ -340,7 +340,8 @@ class Planner:
             return found
         stored = self._storage.rules(tenant)
         self._load_catalog(stored.version[0])
-        if self._load_own(tenant):
+        record = None if stored.tenant is None else Tenant.model_validate(stored.tenant)
+        if self._load_own(tenant, None if record is None else record.allowed_models):
             # Its own models may be counted under other ids.
             catalog = self._catalogs[tenant]
             every = (stored.version[0], self._index(stored, catalog, every=True))
@@ -351,7 +352,7 @@ class Planner:
             every = self._every
         found = RuleSet(
             tenant_id=tenant,
-            tenant=None if stored.tenant is None else Tenant.model_validate(stored.tenant),
+            tenant=record,
             version=stored.version,
             every=every[1],
             own=self._index(stored, self.catalog_of(tenant), every=False),
@@ -395,12 +396,18 @@ class Planner:
         self._catalogs.clear()
         self._rules.clear()
 
-    def _load_own(self, tenant: str) -> bool:
-        """Read the models that only one tenant has; say whether it has any."""
+    def _load_own(self, tenant: str, allowed: Sequence[str] | None) -> bool:
+        """Read the models that only one tenant has; say whether its registry differs from ours."""
         rows = self._storage.records("model", scope=tenant)
-        if not rows and tenant not in self._own_models and not self._registry.has_tenant(tenant):
+        if (
+            not rows
+            and allowed is None
+            and tenant not in self._own_models
+            and not self._registry.has_tenant(tenant)
+        ):
             return False
         layer = self._registry.for_tenant(tenant)
+        layer.allow(allowed)
         self._sync(tenant, layer, rows)
         self._catalogs[tenant] = ToolCatalog(layer, self._tools)
         self.layers[tenant] = layer

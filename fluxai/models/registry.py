@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fluxai.core.errors import UnknownModel
@@ -34,6 +36,9 @@ class ModelRegistry:
         self._base: ModelRegistry | None = None
         self._tenants: dict[str, ModelRegistry] = {}
         self._own: dict[tuple[str, str], Model] = {}
+        #: The patterns of `allow`.
+        self.allowed: tuple[str, ...] | None = None
+        self._allowed: re.Pattern[str] | None = None
         for name, model_id in (deployments or {}).items():
             self.deploy(name, model_id)
         #: The hot path: see `PriceBook.rates`.
@@ -66,6 +71,27 @@ class ModelRegistry:
         """Say whether a tenant has a registry of its own; see `for_tenant`."""
         return tenant in self._tenants
 
+    def allow(self, patterns: Sequence[str] | None) -> None:
+        """Enable only models whose `id` or `provider/id` matches one of some patterns; None: any.
+
+        A pattern is as a shell has it: `claude-haiku-*`, `openai/*`. Case does not matter.
+        """
+        self.allowed = self._allowed = None
+        if patterns is not None:
+            self.allowed = tuple(patterns)
+            self._allowed = re.compile("|".join(map(fnmatch.translate, patterns)), re.IGNORECASE)
+
+    def allows(self, model_id: str, provider: str | None = None) -> bool:
+        """Say whether `allow` lets a model be used."""
+        return self._allowed is None or any(
+            self._allowed.fullmatch(name) for name in (model_id, f"{provider}/{model_id}")
+        )
+
+    def _as_allowed(self, model: Model) -> Model:
+        if not model.enabled or self.allows(model.id, model.provider):
+            return model
+        return model.model_copy(update={"enabled": False})
+
     def deploy(self, name: str, model_id: str, *, provider: str | None = None) -> None:
         """Say which model stands behind a name of your own: an Azure deployment, an ARN.
 
@@ -94,11 +120,11 @@ class ModelRegistry:
         rates = self.rates(model_id, now_us, provider=provider)
         own = self._record((rates.provider, rates.model.lower()))
         if own is not None:
-            return own
+            return self._as_allowed(own)
         found = self._book.find(model_id, provider)
         if found is None:  # the rates above would have raised
             raise UnknownModel(f"no price is known for model {model_id!r:.120}")
-        return _described(found[0], found[1], now_us)
+        return self._as_allowed(_described(found[0], found[1], now_us))
 
     def list(
         self,
@@ -123,7 +149,7 @@ class ModelRegistry:
             )
         found = [
             model
-            for model in found
+            for model in map(self._as_allowed, found)
             if (tier is None or model.tier == tier)
             and (capability is None or capability in model.capabilities)
             and (enabled is None or model.enabled == enabled)

@@ -70,7 +70,8 @@ class ToolCatalog:
         """Return a tool's prices.
 
         Raises:
-            UnknownModel: It is neither a tool with a record nor a model with a price.
+            UnknownModel: It is neither a tool with a record nor a model with a price, or is
+                disabled, or the tenant may not use it.
         """
         tool = self._tools.get(self.canonical(tool_id))
         try:
@@ -79,8 +80,9 @@ class ToolCatalog:
         except UnknownModel:
             if tool is None:
                 raise
-            return _unit_priced(tool)
+            return self._unit_priced(tool)
         if not model.enabled:
+            self._check_allowed(model.id, model.provider)
             raise UnknownModel(f"model {tool_id!r} is disabled; enable it or ask for another")
         output_max = 0 if not rates.output_rate(0) else rates.max_output or DEFAULT_OUTPUT_TOKENS
         return PricedTool(
@@ -99,10 +101,12 @@ class ToolCatalog:
         """Return what a policy says that a model costs which has no price.
 
         Raises:
-            UnknownModel: There is no such policy, or the model is known and disabled.
+            UnknownModel: There is no such policy, or the model is known and disabled, or the
+                tenant may not use it.
         """
         if policy is None or self._model_id(tool_id) is not None:
             raise unknown
+        self._check_allowed(tool_id)
         rates = stated_rates(policy, unknown, tool_id, at_us, self._registry.book)
         return PricedTool(
             id=self.canonical(tool_id),
@@ -119,6 +123,7 @@ class ToolCatalog:
 
         Raises:
             NotFound: No such tool has a record.
+            UnknownModel: It is a model that the tenant may not use.
         """
         tool = self._tools.get(self.canonical(tool_id))
         if tool is None:
@@ -127,13 +132,40 @@ class ToolCatalog:
                 f"tool: {tool_id!r:.120} has no price per unit; register it with "
                 f"governor.tools.put(Tool(id=…, cost_per_unit='0.001')). Registered: {known}"
             )
-        return _unit_priced(tool)
+        return self._unit_priced(tool)
+
+    def _unit_priced(self, tool: Tool) -> PricedTool:
+        if tool.category == "llm":
+            self._check_allowed(tool.id)
+        return PricedTool(
+            id=tool.id,
+            model=tool.id if tool.category == "llm" else None,
+            rates=None,
+            unit_rate=tool.unit_rate(),
+            max_output=0,
+            premium=tool.tier == "premium",
+            until_us=MAX_US,
+        )
+
+    def _check_allowed(self, model_id: str, provider: str | None = None) -> None:
+        if not self._registry.allows(model_id, provider):
+            raise UnknownModel(
+                f"model {model_id!r:.120} is not among the tenant's allowed_models; ask for one that "
+                f"is, or add it to the tenant's record"
+            )
 
     def any(self, tool_id: str, at_us: int) -> PricedTool:
-        """Return a model's or a tool's prices, whichever it is. Raises `NotFound`."""
+        """Return a model's or a tool's prices, whichever it is.
+
+        Raises:
+            NotFound: It is neither.
+            UnknownModel: It is a model that may not be used.
+        """
         try:
             return self.priced(tool_id, at_us)
         except UnknownModel:
+            if self._model_id(tool_id) is not None:
+                raise
             return self.tool(tool_id)
 
     def unpriced(self, tool_id: str) -> PricedTool:
@@ -222,6 +254,7 @@ class ToolCatalog:
             and (other.category, other.unit) == ("llm", record.unit)
             and other.tier != "premium"
             and other.cost_per_unit <= record.cost_per_unit
+            and self._registry.allows(other.id)
         ]
         return min(able, key=lambda other: (other.cost_per_unit, other.id)).id if able else None
 
@@ -244,18 +277,6 @@ def stated_rates(
         provider=provider,
         book=book,
         at_us=at_us,
-    )
-
-
-def _unit_priced(tool: Tool) -> PricedTool:
-    return PricedTool(
-        id=tool.id,
-        model=tool.id if tool.category == "llm" else None,
-        rates=None,
-        unit_rate=tool.unit_rate(),
-        max_output=0,
-        premium=tool.tier == "premium",
-        until_us=MAX_US,
     )
 
 

@@ -99,7 +99,11 @@ class _Record(BaseModel):
 
 
 class Tenant(_Record):
-    """Who has budgets of its own, and in which calendar they run."""
+    """Who has budgets of its own, and in which calendar they run.
+
+    `allowed_models` names the only models that it may use, by patterns of their `id` or
+    `provider/id`: `("claude-haiku-*", "openai/*")`. Without it any is allowed.
+    """
 
     id: Id
     name: str | None = None
@@ -111,6 +115,7 @@ class Tenant(_Record):
     week_start: WeekDay = "monday"
     fiscal_month_start: Annotated[int, Field(ge=1, le=31)] = 1
     currency: str = "USD"
+    allowed_models: tuple[Id, ...] | None = None
 
     if TYPE_CHECKING:
 
@@ -127,6 +132,7 @@ class Tenant(_Record):
             week_start: WeekDay = "monday",
             fiscal_month_start: int = 1,
             currency: str = "USD",
+            allowed_models: Sequence[str] | None = None,
         ) -> None: ...
 
     @field_validator("currency")

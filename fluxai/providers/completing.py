@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fluxai.core.attempts import Attempt
     from fluxai.core.usage import Usage
     from fluxai.governor import Governor
-    from fluxai.models import Model, ModelRegistry
+    from fluxai.models import Choice, Model, ModelRegistry
     from fluxai.prompts import PromptAnalysis
 
 log = logging.getLogger("fluxai")
@@ -222,7 +222,7 @@ class _Job:
         router = self._router(registry, analysis)
         choice = router.first()
         if choice.model is None:
-            raise ConfigurationError(f"{choice.reason}; at hand: {', '.join(self._names)}")
+            raise self._none(registry, choice)
         answered = yield from until_answered(
             router, choice, self._client, self._question, draws=draws
         )
@@ -259,12 +259,18 @@ class _Job:
             router.only(registry.get(model_id))
         choice = router.first()
         if choice.model is None:
-            raise ConfigurationError(f"{choice.reason}; at hand: {', '.join(self._names)}")
+            raise self._none(registry, choice)
         answered = yield from until_answered(
             router, choice, self._client, self._question, draws=True, others=model_id is None
         )
         model, usage, cost = self._settled(registry, answered)
         return _images(answered, model, usage, cost)[0]
+
+    def _none(self, registry: ModelRegistry, choice: Choice) -> ConfigurationError:
+        said = f"{choice.reason}; at hand: {', '.join(self._names)}"
+        if registry.allowed is not None:
+            said += f"; the tenant's allowed_models: {', '.join(registry.allowed) or 'none'}"
+        return ConfigurationError(said)
 
     def _analysis(self) -> PromptAnalysis:
         analyzer = self._governor.analyzer or PromptAnalyzer()

@@ -24,6 +24,7 @@ from fluxai import (
     Model,
     Policy,
     PolicyDenied,
+    Tenant,
     Usage,
     subject,
 )
@@ -362,6 +363,17 @@ def test_a_tenant_s_own_prices_decide(governor: Governor, clients: Clients) -> N
     )
     assert governor.smart_complete(HELLO, tenant="acme").model == "house-mini"
     assert governor.smart_complete(HELLO, tenant="other").model != "house-mini"
+
+
+def test_a_tenant_is_answered_by_the_models_it_may_use(smart: Governor) -> None:
+    """Nothing else is chosen, not even as the second."""
+    smart.tenants.put(Tenant(id="acme", allowed_models=("claude-haiku-*", "gemini-*-flash")))
+    for prompt in (HELLO, HARD):
+        answer = smart.smart_complete(prompt, tenant="acme")
+        assert answer.model.startswith(("claude-haiku-", "gemini-"))
+    smart.tenants.put(Tenant(id="acme", allowed_models=()))
+    with pytest.raises(ConfigurationError, match="allowed_models"):
+        smart.smart_complete(HELLO, tenant="acme")
 
 
 @pytest.mark.parametrize("name", ["openai", "gemini"])
