@@ -15,6 +15,7 @@ from mcp.server.lowlevel import Server
 from fluxai import AsyncGovernor, Governor, Policy, Tool
 from fluxai.mcp.gateway import approvals
 from fluxai.mcp.gateway.config import ServerSettings
+from fluxai.testing import FakeClock
 from tests.mcp.gateway_downstream import make
 from tests.mcp.gateway_setup import client, decision_of, gateway, text_of
 
@@ -148,13 +149,14 @@ def test_the_same_call_made_at_once_goes_on_to_wait_and_runs_once(tmp_path: Path
 
 
 def test_of_equal_calls_only_the_later_gives_way() -> None:
-    """Two that were held at once find the same one to wait for, not each other."""
-    with Governor() as governor:
+    """Two that were held in one instant, whose ids come by chance, find the same one to wait for."""
+    with Governor(clock=FakeClock()) as governor:
         governor.tools.put(Tool(id="s__read", cost_per_unit="0.01"))
         governor.policies.put(ASK)
-        first, second = (
+        held = [
             governor.reserve(tenant="acme", tool="s__read", units=1, prompt="x") for _ in range(2)
-        )
+        ]
+        first, second = sorted(held, key=lambda one: one.id)
         assert approvals.earlier(governor, first) is None
         assert approvals.earlier(governor, second) == (first.id, "pending")
 
