@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -45,14 +45,12 @@ from fluxai.core.decisions import (
     Posting,
     Reservation,
     ReservationExtra,
-    Routing,
     Settlement,
     UsageEvent,
 )
 from fluxai.core.errors import (
     ApprovalConflict,
     FluxAIError,
-    IdempotencyConflict,
     InvalidRequest,
     NotFound,
     ReservationNotFound,
@@ -64,12 +62,11 @@ from fluxai.core.ledger import (
     Need,
     Plan,
     Subject,
-    Verdict,
-    judge,
 )
 from fluxai.core.money import to_nano
 from fluxai.costs import CostEstimator
 from fluxai.costs.learning import Trace
+from fluxai.deciding import RECOMPILED_MAX, REFUSALS_REMEMBERED, Decider, raise_refusal
 from fluxai.hops import Hops
 from fluxai.models import ModelRegistry
 from fluxai.planning import (
@@ -78,10 +75,8 @@ from fluxai.planning import (
     Request,
     digest,
     unchecked,
-    why_routed,
 )
-from fluxai.policy.engine import PolicyEngine, decided, offer_cheaper
-from fluxai.routing.certificates import rounded
+from fluxai.policy.engine import PolicyEngine, decided
 from fluxai.settling import Pricer
 from fluxai.storage.base import (
     Adjust,
@@ -123,8 +118,6 @@ log = logging.getLogger("fluxai")
 
 DEFAULT_TTL_US = 30 * 60 * 1_000_000
 APPROVAL_TTL_US = 24 * 3600 * 1_000_000
-RECOMPILED_MAX = 5
-REFUSALS_REMEMBERED = 1_024
 REPLAYED_MAX = 64
 TOKENS_MAX = 10**12
 #: Up to this many characters a prompt fits every model, so its window needs no look.
@@ -188,7 +181,6 @@ class Governor:
         one_of("on_expiry", on_expiry, ("release", "settle"))
         self.registry = registry if registry is not None else ModelRegistry()
         self.estimator = estimator if estimator is not None else CostEstimator(self.registry)
-        self.analyzer = analyzer
         self.engine = engine if engine is not None else PolicyEngine()
         self.clock = as_clock(clock)
         self.sinks = tuple(sinks)
@@ -208,6 +200,7 @@ class Governor:
         self.unread_prompts = 0
         #: Comparisons of two models that failed; their callers have their answers.
         self.failed_comparisons = 0
+        self.analyzer = analyzer
         self._ids = ids if ids is not None else Uuid7Source()
         self._subjects = subjects
         self._allow_unheld = on_storage_error == "allow"
@@ -245,9 +238,9 @@ class Governor:
         self._plans = self.planner.plans
         self._pricer = Pricer(self.planner, self.registry, self.estimator)
         self.hops = Hops(blocking=self.storage.capabilities.blocking)
-        self._refusals: OrderedDict[int, Decision] = OrderedDict()
         self._learned: Learned | None = None
         self.leases = self._open_leases()
+        self._decider = Decider(self, self._reserve_one, allow_unheld=self._allow_unheld)
         try:
             if self._allow_unheld:
                 # Prices of tools have to be at hand when the store is not.
@@ -361,15 +354,6 @@ class Governor:
         from fluxai.registries import Policies
 
         return Policies(self)
-
-    @property
-    def _prompt_analyzer(self) -> Any:
-        """What judges prompts: the `analyzer` that was passed in, or the shipped one."""
-        if self.analyzer is None:
-            from fluxai.prompts import PromptAnalyzer
-
-            self.analyzer = PromptAnalyzer()
-        return self.analyzer
 
     @property
     def routing(self) -> Learned:
@@ -505,7 +489,7 @@ class Governor:
             )
         routing = None
         if plan.reads_prompt:
-            plan, routing = self._routed(plan, prompt, messages, at_us)
+            plan, routing = self._decider.routed(plan, prompt, messages, at_us)
         candidate = plan.first
         rate = candidate.input_rate
         expected = upper = -1
@@ -641,7 +625,7 @@ class Governor:
         try:
             answer = self._reserve_one(ask)
         except StorageError as error:
-            return self._unheld(ask, error)
+            return self._decider.unheld(ask, error)
         if answer is not reservation or reservation.decision == "denied":
             request = Request(
                 model is None,
@@ -653,92 +637,12 @@ class Governor:
                 units,
                 beside,
             )
-            answer = self._decided(ask, answer, request)
+            answer = self._decider.decided(ask, answer, request)
         if traces:
             _trace(answer, plan, traces)
         if self._alerts:
             self._announce()
         return reservation if answer is reservation else answer
-
-    def _routed(
-        self, plan: Plan, prompt: Any, messages: Any, at_us: int
-    ) -> tuple[Plan, Routing | None]:
-        """Return the plan that holds for a prompt, and what the prompt was found to be."""
-        asked = prompt if prompt is not None else messages
-        if asked is None:
-            return plan, None
-        try:
-            analysis = self._prompt_analyzer.analyze(asked)
-            score = rounded(analysis.gain)
-            level = analysis.complexity
-            one_of("complexity", level, ("simple", "medium", "complex"))
-        except Exception:
-            # Whose analyzer it is may be anybody's; the call runs on what it asked for.
-            self.unread_prompts += 1
-            log.exception("a prompt could not be analysed; nothing is downgraded for it")
-            return plan, None
-        if unrouted.get() is not None:
-            return plan, Routing(score, plan.first.tool, (), "it is compared on what it asks for")
-        found = self.planner.for_prompt(plan, score, level, at_us)
-        return found, Routing(score, plan.first.tool, found.origin.covered, why_routed(plan, score))
-
-    def _rerouted(self, ask: Ask, request: Request) -> Ask:
-        """Look again which certificates cover a prompt, after the rules have changed."""
-        reservation, plan = ask.reservation, ask.plan
-        if not plan.reads_prompt:
-            return ask
-        at_us = reservation.counted_us
-        found, routing = self._routed(plan, request.prompt, request.messages, at_us)
-        if reservation.extra is None:
-            reservation.extra = ReservationExtra()
-        reservation.extra.routing = routing
-        if found is plan:
-            return ask
-        needs, method, _ = self.planner.needs(found, request)
-        if None in needs:
-            found, needs = self.planner.fitting(found, needs, at_us)
-        if found.repeats:
-            found = self.planner.counted(found, needs, request, by_unit=method == "units")
-        reservation.subject = found.subject
-        return Ask(reservation, found, needs, ask.approval_expires_us)
-
-    def _identify(self, ask: Ask, request: Request) -> None:
-        """Bind a call to its arguments where only the changed rules may have it wait for a human."""
-        reservation = ask.reservation
-        if not ask.plan.asks or (reservation.extra is not None and reservation.extra.digest):
-            return
-        if reservation.extra is None:
-            reservation.extra = ReservationExtra()
-        reservation.extra.digest = digest(
-            ask.plan,
-            ask.needs,
-            request.prompt,
-            request.messages,
-            request.tools,
-            request.beside,
-            by_unit=reservation._method == "units",
-        )
-
-    def _as_asked(self, ask: Ask, request: Request) -> Ask:
-        """Ask again for the model that was asked for, where the one it was led to has no room.
-
-        What saves money must not refuse a call that its own model would be allowed.
-        """
-        reservation = ask.reservation
-        plan, needs = self.planner.fitting(ask.plan, tuple(ask.needs), reservation.counted_us)
-        if plan.repeats:
-            by_unit = reservation._method == "units"
-            plan = self.planner.counted(plan, needs, request, by_unit=by_unit)
-        reservation.subject = plan.subject
-        reservation.decision, reservation.state = "allowed", RESERVED
-        reservation.verdict, reservation._view, reservation._offers = None, None, ()
-        routing, extra = reservation.routing, reservation.extra
-        if routing is not None and extra is not None:
-            reason = (
-                f"{routing.reason}; but there is no room for it, so it runs on what it asks for"
-            )
-            extra.routing = routing._replace(covered=(), reason=reason)
-        return Ask(reservation, plan, needs, ask.approval_expires_us)
 
     def _reserve_bound(
         self,
@@ -758,7 +662,7 @@ class Governor:
                 return self._claim(approval_id, reservation, plan, digest, traces)
             except ApprovalConflict as conflict:
                 refused = _refuse(reservation, plan, needs, str(conflict))
-                self._remember(refused)
+                self._decider.remember(refused)
                 return refused
         if surrounding_approval is not None:
             try:
@@ -769,84 +673,13 @@ class Governor:
         if key is not None:
             check_text("idempotency_key", key)
         reservation.extra = ReservationExtra(key=key, digest=digest, routing=reservation.routing)
-        answer = self._submit(
+        answer = self._decider.submit(
             Ask(reservation, plan, needs, reservation.counted_us + APPROVAL_TTL_US), request
         )
         if answer is reservation:  # not a repeat, which teaches nothing that the first does not
             _trace(answer, plan, traces)
         self._announce()
         return answer
-
-    def _submit(self, ask: Ask, request: Request) -> Reservation:
-        """Hand an ask to the store."""
-        try:
-            answer = self._reserve_one(ask)
-        except StorageError as error:
-            return self._unheld(ask, error)
-        return self._decided(ask, answer, request)
-
-    def _decided(self, ask: Ask, answer: Any, request: Request) -> Reservation:
-        """Take in what the store decided, compiling the plan again while the rules change."""
-        for _ in range(RECOMPILED_MAX):
-            if type(answer) is Reservation:
-                if answer.decision != "denied":
-                    return answer
-                if answer.routing is None or not answer.routing.covered:
-                    self._refused(answer, ask.plan, ask.needs)
-                    return answer
-                ask = self._as_asked(ask, request)
-            elif isinstance(answer, Stale):
-                ask = self._rerouted(self.planner.recompiled(ask, request), request)
-                self._identify(ask, request)
-            else:
-                _raise_refusal(answer)
-            try:
-                answer = self._reserve_one(ask)
-            except StorageError as error:
-                return self._unheld(ask, error)
-        if type(answer) is Reservation:
-            return answer
-        raise StorageError(
-            f"the rules of tenant {ask.plan.subject.tenant!r} changed {RECOMPILED_MAX} times while "
-            f"one call was decided; try again"
-        )
-
-    def _unheld(self, ask: Ask, error: StorageError) -> Reservation:
-        """Fail closed, or let the call through without a hold where that was chosen."""
-        if not self._allow_unheld:
-            raise error
-        self.unheld_calls += 1
-        log.error("allowing a call without holding its money, as configured: %s", error)
-        reservation, need = ask.reservation, ask.needs[0]
-        assert need is not None  # noqa: S101 -- the requested tool always has a need
-        verdict = judge(
-            Plan(
-                subject=ask.plan.subject,
-                version=ask.plan.version,
-                start_us=ask.plan.start_us,
-                end_us=ask.plan.end_us,
-                candidates=(unchecked(ask.plan.candidates[0]),),
-            ),
-            (need,),
-            {0: ((), ())},
-        )
-        reservation.candidate = ask.plan.candidates[0]
-        reservation.need = need
-        reservation.amounts = verdict.last.amounts
-        reservation.output_tokens = verdict.last.output_tokens
-        reservation.verdict = verdict
-        reservation.holds = None
-        return reservation
-
-    def _refused(self, decision: Decision, plan: Plan, needs: Sequence[Need | None]) -> None:
-        """Remember a refusal for `explain`, and work out which cheaper models to offer."""
-        offer_cheaper(decision, plan, needs, self.planner.catalog_of(plan.subject.tenant))
-        self._remember(decision)
-
-    def _remember(self, decision: Decision) -> None:
-        self._refusals[decision.uid] = decision
-        while len(self._refusals) > REFUSALS_REMEMBERED:
-            self._refusals.popitem(last=False)
 
     def _claim(
         self,
@@ -906,7 +739,7 @@ class Governor:
             plan = self.planner.compile(plan.subject, at_us, plan.origin)
         routing = None
         if plan.reads_prompt:
-            plan, routing = self._routed(plan, prompt, messages, at_us)
+            plan, routing = self._decider.routed(plan, prompt, messages, at_us)
         request = Request(
             model is None,
             prompt,
@@ -921,31 +754,14 @@ class Governor:
         if routing is not None and None in needs:
             plan, needs = self.planner.fitting(plan, needs, at_us)
         by_unit = method == "units"
-        plan, verdict = self._judged(plan, needs, request, at_us, by_unit=by_unit)
+        plan, verdict = self._decider.judged(plan, needs, request, at_us, by_unit=by_unit)
         if verdict.decision == "denied" and plan.origin.covered:
             plan, needs = self.planner.fitting(plan, needs, at_us)
-            plan, verdict = self._judged(plan, needs, request, at_us, by_unit=by_unit)
+            plan, verdict = self._decider.judged(plan, needs, request, at_us, by_unit=by_unit)
         decision = decided(self._ids(at_us), plan.subject, needs, verdict, method)
         if not decision.allowed:
-            self._refused(decision, plan, needs)
+            self._decider.refused(decision, plan, needs)
         return decision
-
-    def _judged(
-        self,
-        plan: Plan,
-        needs: Sequence[Need | None],
-        request: Request,
-        at_us: int,
-        *,
-        by_unit: bool,
-    ) -> tuple[Plan, Verdict]:
-        """Judge a request by the balances as they are; return the plan that it was judged by."""
-        if plan.repeats:
-            plan = self.planner.counted(plan, needs, request, by_unit=by_unit)
-        keys = dict(key for candidate in plan.candidates for key in candidate.keys)
-        balances = self.storage.balances(list(keys.items()), at_us)
-        known = {balance.key: (balance.settled, balance.reserved) for balance in balances}
-        return plan, self.engine.judge(plan, needs, known)
 
     def settle(
         self,
@@ -1079,7 +895,7 @@ class Governor:
                 case Stale():
                     self.planner.forget(_tenant_of(item))
                 case Unknown() | Conflict():
-                    _raise_refusal(answer)
+                    raise_refusal(answer)
                 case _:
                     return answer
             item = self._planned(item, source)
@@ -1087,7 +903,7 @@ class Governor:
         if isinstance(answer, (Stale, NeedPlan)):
             raise StorageError("the rules kept changing while one item was resolved; try again")
         if isinstance(answer, (Unknown, Conflict)):
-            _raise_refusal(answer)
+            raise_refusal(answer)
         return answer
 
     def _planned(self, item: Any, source: Any) -> Any:
@@ -1669,7 +1485,7 @@ class Governor:
         if isinstance(decision, Decision):
             return decision
         uid = read_uid(decision, "id")
-        found = self._refusals.get(uid) or self._find(tenant, uid)
+        found = self._decider.refusal(uid) or self._find(tenant, uid)
         if found is None or (tenant is not None and found.subject.tenant != tenant):
             raise NotFound(
                 f"id: no decision {decision!r}; reservations are kept in the store, refusals only "
@@ -1839,24 +1655,3 @@ def _refuse(
 def _tenant_of(item: Any) -> str:
     tenant: str = item.event.tenant if isinstance(item, Record) else item.tenant
     return tenant
-
-
-def _raise_refusal(answer: Any) -> NoReturn:
-    """Turn what a store answered into the error that names it."""
-    if isinstance(answer, Unknown):
-        shown = answer.uid if isinstance(answer.uid, str) else uuid_text(answer.uid)
-        if answer.what == "reservation":
-            raise ReservationNotFound(f"no open or remembered reservation {shown} of that tenant")
-        raise NotFound(f"{answer.what}: no {answer.what} {shown}")
-    if isinstance(answer, Conflict):
-        known: dict[str, type[FluxAIError]] = {
-            "IdempotencyConflict": IdempotencyConflict,
-            "SettlementConflict": SettlementConflict,
-            "ReservationNotFound": ReservationNotFound,
-            "StorageError": StorageError,
-        }
-        kind = known.get(answer.error)
-        if kind is None:
-            raise ApprovalConflict(answer.message)
-        raise kind(answer.message)
-    raise StorageError(f"the store answered {answer!r}")

@@ -190,7 +190,7 @@ class Learned:
 
     def score(self, prompt: Any) -> float:
         """Say how hard a prompt is, as certificates and outcomes count it."""
-        return rounded(self._governor._prompt_analyzer.analyze(prompt).gain)
+        return rounded(self._governor._decider.analyzer.analyze(prompt).gain)
 
     def add(self, tenant: str, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Keep outcomes, joined with what is known of the same calls, and look what they prove.

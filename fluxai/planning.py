@@ -448,7 +448,7 @@ class Planner:
         catalog = self.catalog_of(plan.subject.tenant)
         self._rules.pop(plan.subject.tenant, None)
         subject = without_call(plan.subject)
-        # What covers the prompt has to be looked up again, see `Governor._rerouted`.
+        # What covers the prompt has to be looked up again, see `Decider`.
         origin = plan.origin._replace(covered=(), level=None)
         fresh = self.compile(subject, ask.reservation.counted_us, origin)
         self.plans[_key(subject, origin)] = fresh

@@ -14,7 +14,6 @@ from fluxai.context import surroundings
 from fluxai.core.errors import ConfigurationError, InvalidRequest, StorageError
 from fluxai.core.money import to_decimal
 from fluxai.planning import DEFAULT_TENANT
-from fluxai.prompts import PromptAnalyzer
 from fluxai.providers.asking import Answered, Talk, run, run_async, until_answered
 from fluxai.providers.choosing import Router, Wishes, used_share, wishes
 from fluxai.providers.clients import Providers
@@ -273,8 +272,9 @@ class _Job:
         return ConfigurationError(said)
 
     def _analysis(self) -> PromptAnalysis:
-        analyzer = self._governor.analyzer or PromptAnalyzer()
-        analysis: PromptAnalysis = analyzer.analyze(self._question.messages())
+        analysis: PromptAnalysis = self._governor._decider.analyzer.analyze(
+            self._question.messages()
+        )
         unsure = analysis.confidence < _DRAWS_FROM
         if analysis.task_type == "image" and (self._question.pictures or unsure):
             # Pictures that come along are to be looked at.

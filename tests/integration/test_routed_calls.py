@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from fluxai import Governor, Policy, Usage
+from fluxai import Governor, Policy, StorageError, Usage
 from fluxai.policy.promises import certificate_id
 from fluxai.storage.base import Change
+from fluxai.storage.memory import MemoryStorage
 from fluxai.testing import FakeClock
 from tests.integration.test_learning_outcomes import certified
 
@@ -272,3 +273,49 @@ def test_a_call_of_unknown_cost_keeps_how_hard_its_prompt_was(tmp_path: Path) ->
         assert settled.reservation_id is not None
         score = governor.routing.score(_CALL["prompt"])
         assert later.feedback(settled.reservation_id, ok=True).score == score
+
+
+class Restless(MemoryStorage):
+    """A store whose rules change each time that somebody is about to have a call decided."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__()
+        self.changes = 0
+        self._clock = clock
+
+    def reserve_one(self, ask: Any) -> Any:
+        """Change the rules, as long as there are changes left."""
+        if self.changes:
+            self.changes -= 1
+            policy = Policy(
+                tenant_id="acme", limit_type="daily", limit_value=100 + self.changes, id="day"
+            )
+            Governor(self, clock=self._clock).policies.put(policy)
+        return super().reserve_one(ask)
+
+
+@pytest.mark.parametrize("changes", range(7))
+def test_rules_that_do_not_rest(changes: int) -> None:
+    """However often they changed, a saving refuses nothing; too often is an error that says so."""
+    clock = FakeClock()
+    storage = Restless(clock)
+    with Governor(storage, clock=clock) as governor:
+        certified(governor)
+        governor.policies.put(
+            Policy(
+                tenant_id="acme",
+                scope="tool",
+                scope_id="gpt-4o-mini",
+                limit_type="daily",
+                limit_value=0,
+                id="none-of-it",
+            )
+        )
+        storage.changes = changes
+        if changes <= 5:
+            assert governor.reserve(**_CALL).model == "gpt-4o"
+        else:
+            with pytest.raises(StorageError, match="changed 5 times"):
+                governor.reserve(**_CALL)
+            assert governor.reservations(tenant="acme") == []
+        assert governor.verify().ok
