@@ -6,7 +6,7 @@ import fnmatch
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fluxai.core.errors import UnknownModel
 from fluxai.costs.book import OWN, PriceBook, in_force
@@ -41,6 +41,8 @@ class ModelRegistry:
         self._allowed: re.Pattern[str] | None = None
         for name, model_id in (deployments or {}).items():
             self.deploy(name, model_id)
+        #: Models of the table as described last, with the line and the rates they were made of.
+        self._described: dict[tuple[str, str], tuple[Line, Mapping[str, Any], Model]] = {}
         #: The hot path: see `PriceBook.rates`.
         self.rates = self._book.rates
 
@@ -64,6 +66,7 @@ class ModelRegistry:
         if found is None:
             made = ModelRegistry(PriceBook(base=self._book))
             made._base = self
+            made._described = self._described
             found = self._tenants.setdefault(tenant, made)
         return found
 
@@ -124,7 +127,7 @@ class ModelRegistry:
         found = self._book.find(model_id, provider)
         if found is None:  # the rates above would have raised
             raise UnknownModel(f"no price is known for model {model_id!r:.120}")
-        return self._as_allowed(_described(found[0], found[1], now_us))
+        return self._as_allowed(self._describe(found[0], found[1], now_us))
 
     def list(
         self,
@@ -143,7 +146,7 @@ class ModelRegistry:
             if name is not None and home.id != name:
                 continue
             found.extend(
-                _described(home.id, line, now_us)
+                self._describe(home.id, line, now_us)
                 for line in home.lines
                 if line["prices"] and (home.id, line["id"].lower()) not in hidden
             )
@@ -155,6 +158,18 @@ class ModelRegistry:
             and (enabled is None or model.enabled == enabled)
         ]
         return sorted(found, key=_cheapness)
+
+    def _describe(self, provider: str, line: Line, at_us: int) -> Model:
+        """Return a model of the table at the rates in force, the same one as long as they are."""
+        rates = in_force(line["prices"], at_us)
+        known = self._described.get((provider, line["id"]))
+        if known is not None and known[0] is line and known[1] is rates:
+            return known[2]
+        from fluxai.models.catalog import describe
+
+        model = describe(provider, line, rates)
+        self._described[provider, line["id"]] = (line, rates, model)
+        return model
 
     def put(self, model: Model) -> Model:
         """Add a model of your own, or replace one. Its prices hold from now on, for any time."""
@@ -184,12 +199,6 @@ class ModelRegistry:
 
 def _now_us() -> int:
     return time.time_ns() // 1000
-
-
-def _described(provider: str, line: Line, at_us: int) -> Model:
-    from fluxai.models.catalog import describe
-
-    return describe(provider, line, in_force(line["prices"], at_us))
 
 
 def _cheapness(model: Model) -> tuple[object, ...]:

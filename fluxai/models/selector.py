@@ -189,10 +189,10 @@ class ModelSelector:
             return away, reasoning and "reasoning" not in model.capabilities, cost, model.id
 
         # Several providers serve the same model: the cheapest of them stands for all.
-        ranked: list[tuple[Model, Decimal]] = []
+        first: dict[str, tuple[Model, Decimal]] = {}
         for found in sorted(within, key=rank):
-            if all(found[0].id != model.id for model, _ in ranked):
-                ranked.append(found)
+            first.setdefault(found[0].id, found)
+        ranked = list(first.values())
         own = self._by_complexity.get(analysis.complexity)
         if own is not None and prefer is None and any(m == own for m, _ in ranked):
             ranked.sort(key=lambda found: found[0] != own)
