@@ -23,7 +23,7 @@ CALLS = 60
 ROUNDS = 5
 AGENTS = 32
 BURST = 320
-GOVERNED = ("governed, in memory", "governed, SQLite")
+GOVERNED = ("governed, in memory", "governed, SQLite", "governed, SQLite, leased")
 MORE_MS_MAX = 2.0
 SHARE_MIN = 0.70
 
@@ -67,15 +67,15 @@ def _started(*arguments: str) -> Iterator[str]:
 
 
 @contextmanager
-def _governed(folder: Path, downstream: Downstream, database: str) -> Iterator[str]:
+def _governed(folder: Path, downstream: Downstream, database: str, **policy: Any) -> Iterator[str]:
     """Start the gateway with a budget, which each call is held in where it outlives the process."""
     from fluxai import Governor, Policy
 
     with Governor(database) as governor:
         governor.policies.put(
-            Policy(tenant_id="default", limit_type="daily", limit_value="10000", decision="deny")
+            Policy(tenant_id="default", limit_type="daily", limit_value="10000", **policy)
         )
-    config = folder / f"{database.partition(':')[0]}.toml"
+    config = folder / f"{re.sub(r'[^a-z]+', '-', database)}.toml"
     config.write_text(
         f'database = "{database}"\n[servers.s]\nurl = "{downstream.url}"\ncost = "0.001"\n',
         encoding="utf-8",
@@ -138,12 +138,16 @@ def overhead() -> None:
             _started("-c", PASS_ON, downstream.url) as passing,
             _governed(folder, downstream, "memory://") as in_memory,
             _governed(folder, downstream, f"sqlite:///{folder / 'ledger.db'}") as on_disk,
+            _governed(
+                folder, downstream, f"sqlite:///{folder / 'leased.db'}", lease="0.1"
+            ) as leased,
         ):
             ways = {
                 "direct": (downstream.url, "search"),
                 "passed on": (passing, "search"),
                 "governed, in memory": (in_memory, "s__search"),
                 "governed, SQLite": (on_disk, "s__search"),
+                "governed, SQLite, leased": (leased, "s__search"),
             }
             ms, rate = asyncio.run(_measured(ways))
     figures = []
