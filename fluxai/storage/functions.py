@@ -9,27 +9,21 @@ from __future__ import annotations
 import logging
 import random
 import time
-import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fluxai.core.errors import StorageError
-from fluxai.core.windows import MIN_US
 from fluxai.storage.base import (
     Alert,
     Ask,
     Balance,
-    Capabilities,
     Change,
     Difference,
     LedgerReport,
-    Notices,
     Overdue,
-    Refusal,
-    Resolution,
     Rules,
     UsageRow,
     Version,
@@ -46,8 +40,8 @@ from fluxai.storage.batches import (
     sorted_runs,
 )
 from fluxai.storage.book import only_event
-from fluxai.storage.combiner import Combiner
-from fluxai.storage.items import Before, Item, at_the_door, event_id, name_of, time_of
+from fluxai.storage.combined import CombinedStorage
+from fluxai.storage.items import Before, Item, event_id, time_of
 from fluxai.storage.statements import load_migrations
 
 if TYPE_CHECKING:
@@ -118,7 +112,7 @@ class Caller(Protocol):
         ...
 
 
-class FunctionStorage(ABC):
+class FunctionStorage(CombinedStorage):
     """Keep the ledger in a PostgreSQL database.
 
     Calls of many threads share transactions; those of many processes take turns tenant by tenant.
@@ -130,13 +124,9 @@ class FunctionStorage(ABC):
             may be repeated by id, so an answer that was lost on its way does no harm.
     """
 
-    capabilities = Capabilities(durable=True, shared=True, blocking=True, lease=True)
-
     def __init__(self, caller: Caller, *, patience_s: float = 5.0) -> None:
-        self.notices = Notices()
-        self.settle_on_expiry = False
-        #: How often tidying up failed, or alerts could not be announced. No money is lost by that.
-        self.tidying_errors = 0
+        super().__init__()
+        #: How often alerts could not be announced. No money is lost by that.
         self.announcing_errors = 0
         #: How often a call was tried again.
         self.retries = 0
@@ -144,12 +134,9 @@ class FunctionStorage(ABC):
         self.commits = 0
         self._caller = caller
         self._patience_s = patience_s
-        self._combiner: Combiner[Item, Any] = Combiner(_weakly(self))
-        weakref.finalize(self, self._combiner.close)
         self._known_plans: set[str] = set()
         self._fired: set[tuple[CounterKey, str, str]] = set()
         self._items_untidy = 0
-        self._latest_us = MIN_US
 
     # -- schema -----------------------------------------------------------------------------
 
@@ -204,65 +191,23 @@ class FunctionStorage(ABC):
 
     # -- verbs ------------------------------------------------------------------------------
 
-    def reserve_one(self, ask: Ask) -> Reservation | Refusal:
-        """Decide one ask, in one transaction with whatever else is waiting."""
-        reservation = ask.reservation
-        extra = reservation.extra
-        digest = None if extra is None else extra.digest
-        name = ("reserve", reservation.subject.tenant, reservation.uid, digest)
-        answer: Reservation | Refusal = self._submit(ask, name, urgent=False)
-        return answer
-
-    def resolve_one(self, item: Resolution) -> Any:
-        """Resolve one item, in one transaction with whatever else is waiting."""
-        item = at_the_door(item)
-        return self._submit(item, name_of(item), urgent=True)
-
-    def reserve(self, asks: Sequence[Ask]) -> list[Reservation | Refusal]:
-        """Decide asks, in as few transactions as they need."""
-        return self._in_order(asks)
-
-    def resolve(self, items: Sequence[Resolution]) -> list[Any]:
-        """Resolve items, in as few transactions as they need."""
-        return self._in_order([at_the_door(item) for item in items])
-
-    def withdraw(self, ask: Ask) -> bool:
-        """Take back an ask that waits in another thread, which then gets `Withdrawn`.
-
-        Returns:
-            Whether that came in time; if not, the ask is decided, and may hold money.
-        """
-        return self._combiner.withdraw(ask)
-
     def expire(self, at_us: int, *, limit: int, on_expiry: str = "release") -> Overdue:
         """End overdue reservations, oldest first."""
         done = self._read("expire", now_us=at_us, most=limit, settle=on_expiry == "settle")
         return Overdue(*done)
 
-    def _submit(self, item: Item, name: Hashable, *, urgent: bool) -> Any:
-        with self._item_faults():
-            answer = self._combiner.submit(item, urgent=urgent, name=name)
-        self._tidy()
-        return answer
+    def _carry_out_in_order(self, items: Sequence[Item]) -> list[Any]:
+        return [answer for run in runs(items) for answer in self._carry_out_run(run)]
 
-    def _in_order(self, items: Sequence[Item]) -> list[Any]:
-        answers: list[Any] = []
-        with self._item_faults():
-            for run in runs(items):
-                answers += self._carry_out(run)
-        self._tidy()
-        return answers
-
-    def _carry_out_free(self, items: Sequence[Item]) -> list[Any]:
-        """Carry out items of many callers, in any order."""
+    def _carry_out(self, items: Sequence[Item]) -> list[Any]:
         answers: list[Any] = [None] * len(items)
         for places in sorted_runs(items):
             run = [items[place] for place in places]
-            for place, answer in zip(places, self._carry_out(run), strict=True):
+            for place, answer in zip(places, self._carry_out_run(run), strict=True):
                 answers[place] = answer
         return answers
 
-    def _carry_out(self, items: Sequence[Item]) -> list[Any]:
+    def _carry_out_run(self, items: Sequence[Item]) -> list[Any]:
         """Carry out a batch in one transaction, whole or not at all."""
         before = [Before(item.reservation) for item in items if isinstance(item, Ask)]
         batch = Batch(items, settle_on_expiry=self.settle_on_expiry, known_plans=self._known_plans)
@@ -582,15 +527,3 @@ def _filter_row(one: CounterFilter) -> dict[str, Any]:
     if one.besides is not None:
         row["besides"] = _filter_row(one.besides)
     return row
-
-
-def _weakly(storage: FunctionStorage) -> Callable[[Sequence[Item]], list[Any]]:
-    """Carry out batches of a store without keeping it alive."""
-    reference = weakref.ref(storage)
-
-    def carry_out(items: Sequence[Item]) -> list[Any]:
-        alive = reference()
-        assert alive is not None  # noqa: S101 -- the caller is inside one of its methods
-        return alive._carry_out_free(items)
-
-    return carry_out

@@ -5,31 +5,26 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-import weakref
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fluxai.core.errors import StorageError
-from fluxai.core.windows import DAY_US, MIN_US
+from fluxai.core.windows import DAY_US
 from fluxai.storage.base import (
     Alert,
     Ask,
     Balance,
-    Capabilities,
     Change,
     LedgerReport,
-    Notices,
     Overdue,
-    Refusal,
-    Resolution,
     Rules,
     UsageRow,
     Version,
 )
-from fluxai.storage.combiner import Combiner
-from fluxai.storage.items import Before, Item, at_the_door, event_key, name_of, time_of
+from fluxai.storage.combined import CombinedStorage
+from fluxai.storage.items import Before, Item, event_key, time_of
 from fluxai.storage.sqlite_book import SqliteBook, balance_of
 from fluxai.storage.sqlite_file import SqliteFile
 from fluxai.storage.sqlite_resident import Resident, resident_of
@@ -54,7 +49,7 @@ ROWS_PER_TIDYING = 2_000
 ENDED_PER_TIDYING = 1_000
 
 
-class SqliteStorage:
+class SqliteStorage(CombinedStorage):
     """Keep the ledger in a file.
 
     Calls of many threads share transactions; those of many processes take turns. What a verb has
@@ -69,8 +64,6 @@ class SqliteStorage:
         ConfigurationError: The URL names no file.
     """
 
-    capabilities = Capabilities(durable=True, shared=True, blocking=True, lease=True)
-
     def __init__(
         self,
         url: str | os.PathLike[str],
@@ -78,18 +71,11 @@ class SqliteStorage:
         busy_timeout_s: float = 5.0,
         mounts: Path = Path("/proc/mounts"),
     ) -> None:
-        self.notices = Notices()
-        self.settle_on_expiry = False
-        #: How often tidying the file up failed. Nothing is lost by that.
-        self.tidying_errors = 0
+        super().__init__()
         self._file = SqliteFile(url, busy_timeout_s=busy_timeout_s, mounts=mounts)
         self._sql = load_statements("sqlite_queries.sql")
-        self._combiner: Combiner[Item, Any] = Combiner(_weakly(self))
-        # At exit, threads that nobody waits for may still be in the middle of a verb.
-        weakref.finalize(self, self._combiner.close)
         self._resident: Resident | None = None
         self._rows_untidy = 0
-        self._latest_us = MIN_US
 
     @property
     def url(self) -> str:
@@ -112,52 +98,10 @@ class SqliteStorage:
 
     # -- verbs ------------------------------------------------------------------------------
 
-    def reserve_one(self, ask: Ask) -> Reservation | Refusal:
-        """Decide one ask, in one transaction with whatever else is waiting."""
-        reservation = ask.reservation
-        extra = reservation.extra
-        digest = None if extra is None else extra.digest
-        name = ("reserve", reservation.subject.tenant, reservation.uid, digest)
-        answer: Reservation | Refusal = self._submit(ask, name, urgent=False)
-        return answer
-
-    def resolve_one(self, item: Resolution) -> Any:
-        """Resolve one item, in one transaction with whatever else is waiting."""
-        item = at_the_door(item)
-        return self._submit(item, name_of(item), urgent=True)
-
-    def reserve(self, asks: Sequence[Ask]) -> list[Reservation | Refusal]:
-        """Decide asks in one transaction."""
-        return self._together(asks)
-
-    def resolve(self, items: Sequence[Resolution]) -> list[Any]:
-        """Resolve items in one transaction."""
-        return self._together([at_the_door(item) for item in items])
-
-    def withdraw(self, ask: Ask) -> bool:
-        """Take back an ask that waits in another thread, which then gets `Withdrawn`.
-
-        Returns:
-            Whether that came in time; if not, the ask is decided, and may hold money.
-        """
-        return self._combiner.withdraw(ask)
-
     def expire(self, at_us: int, *, limit: int, on_expiry: str = "release") -> Overdue:
         """End overdue reservations, oldest first."""
         with self._item_faults(), self._writing() as book:
             return book.expire(at_us, limit, on_expiry)
-
-    def _together(self, items: Sequence[Item]) -> list[Any]:
-        with self._item_faults():
-            answers = self._carry_out(items)
-        self._tidy()
-        return answers
-
-    def _submit(self, item: Item, name: Hashable, *, urgent: bool) -> Any:
-        with self._item_faults():
-            answer = self._combiner.submit(item, urgent=urgent, name=name)
-        self._tidy()
-        return answer
 
     def _tidy(self) -> None:
         """Move a long log into the file, and let the counters of ended windows go.
@@ -176,8 +120,11 @@ class SqliteStorage:
             self.tidying_errors += 1
             log.warning("%s could not be tidied up; it will be tried again: %s", self.url, error)
 
+    def _carry_out_in_order(self, items: Sequence[Item]) -> list[Any]:
+        return self._carry_out(items)
+
     def _carry_out(self, items: Sequence[Item]) -> list[Any]:
-        """Carry out a batch in one transaction, whole or not at all."""
+        """Carry out a batch in one transaction, in order, whole or not at all."""
         if not items:
             return []
         before = [Before(item.reservation) for item in items if isinstance(item, Ask)]
@@ -382,18 +329,6 @@ class SqliteStorage:
     def _rows(self, name: str, *values: object) -> list[Row]:
         with self._snapshot() as connection:
             return connection.execute(self._sql[name], values).fetchall()
-
-
-def _weakly(storage: SqliteStorage) -> Callable[[Sequence[Item]], list[Any]]:
-    """Carry out batches of a store without keeping it alive."""
-    reference = weakref.ref(storage)
-
-    def carry_out(items: Sequence[Item]) -> list[Any]:
-        alive = reference()
-        assert alive is not None  # noqa: S101 -- the caller is inside one of its methods
-        return alive._carry_out(items)
-
-    return carry_out
 
 
 def _summed(rows: Sequence[Row]) -> list[UsageRow]:

@@ -72,7 +72,7 @@ def test_a_stale_plan_in_front_moves_nobodys_money(postgres_store: PostgresStora
     stale = plan_for([Limit(amount=USD, scope="user")], user="carol")
     fresh = plan_for([Limit(amount=USD), Limit(amount=USD, scope="tool")], version=(0, 1))
     run = [maker.settle(held[0], 7 * CENT), maker.ask(stale), maker.ask(fresh, 2 * CENT)]
-    answers = postgres_store._carry_out(run)  # type: ignore[arg-type]
+    answers = postgres_store._carry_out_run(run)  # type: ignore[arg-type]
     assert [type(answer).__name__ for answer in answers] == ["UsageEvent", "Stale", "Reservation"]
     assert answers[1] == Stale((0, 1))
     report = postgres_store.verify()

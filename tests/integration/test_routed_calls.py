@@ -23,6 +23,15 @@ _CALL: dict[str, Any] = {
     "prompt": "Name a river in France.",
     "max_output_tokens": 20,
 }
+#: Leaves no room for the cheaper model.
+NONE_OF_IT = Policy(
+    tenant_id="acme",
+    scope="tool",
+    scope_id="gpt-4o-mini",
+    limit_type="daily",
+    limit_value=0,
+    id="none-of-it",
+)
 
 
 @pytest.fixture
@@ -86,16 +95,7 @@ def test_check_says_what_reserve_does_where_the_cheaper_model_has_no_room(
     governor: Governor,
 ) -> None:
     """Both fall back to the model that was asked for."""
-    governor.policies.put(
-        Policy(
-            tenant_id="acme",
-            scope="tool",
-            scope_id="gpt-4o-mini",
-            limit_type="daily",
-            limit_value=0,
-            id="none-of-it",
-        )
-    )
+    governor.policies.put(NONE_OF_IT)
     decision, reservation = governor.check(**_CALL), governor.reserve(**_CALL)
     assert (decision.decision, decision.model) == ("allowed", "gpt-4o")
     assert (reservation.decision, reservation.model) == ("allowed", "gpt-4o")
@@ -301,16 +301,7 @@ def test_rules_that_do_not_rest(changes: int) -> None:
     storage = Restless(clock)
     with Governor(storage, clock=clock) as governor:
         certified(governor)
-        governor.policies.put(
-            Policy(
-                tenant_id="acme",
-                scope="tool",
-                scope_id="gpt-4o-mini",
-                limit_type="daily",
-                limit_value=0,
-                id="none-of-it",
-            )
-        )
+        governor.policies.put(NONE_OF_IT)
         storage.changes = changes
         if changes <= 5:
             assert governor.reserve(**_CALL).model == "gpt-4o"
