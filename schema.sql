@@ -1075,7 +1075,7 @@ BEGIN
 END
 $$;
 
--- Take an approved reservation for its one run.
+-- Take an approved reservation for its one run, or go on with that run after another claim.
 CREATE FUNCTION fluxai.claim(item jsonb) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
@@ -1093,14 +1093,17 @@ BEGIN
     SELECT * INTO a FROM fluxai.approvals AS o WHERE o.tenant = r.tenant AND o.id = r.id;
     IF r.digest IS DISTINCT FROM item->>'digest' THEN
         RETURN '["another_call"]';
-    ELSIF a.state = 'approved' AND r.state = 'reserved' THEN
+    ELSIF r.state = 'reserved'
+        AND (item->>'after' IS NULL AND a.state = 'approved' OR a.claim = item->>'after')
+    THEN
         UPDATE fluxai.approvals AS o SET state = 'used', claim = item->>'claim'
         WHERE o.tenant = r.tenant AND o.id = r.id;
         UPDATE fluxai.reservations AS o
         SET expires_us = (item->'expires_us')::bigint,
             decision = CASE WHEN o.tool <> o.requested_tool THEN 'downgraded' ELSE 'allowed' END
         WHERE o.id = r.id AND o.tenant = r.tenant;
-    ELSIF a.state <> 'pending' AND (a.state <> 'used' OR a.claim IS DISTINCT FROM item->>'claim')
+    ELSIF (a.state <> 'pending' OR item->>'after' IS NOT NULL)
+        AND (a.state <> 'used' OR a.claim IS DISTINCT FROM item->>'claim')
     THEN
         RETURN jsonb_build_array('answered', a.state);
     END IF;

@@ -6,14 +6,16 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fluxai.arguments import check_reason, check_text, count
+from fluxai.arguments import check_reason, check_text, count, ttl_us
 from fluxai.core.errors import InvalidRequest, NotFound
-from fluxai.core.ids import uuid_int
+from fluxai.core.ids import uuid_int, uuid_text
 from fluxai.core.windows import to_us
-from fluxai.storage.base import Approve, Reject
+from fluxai.storage.base import Approve, Claim, Reject
 
 if TYPE_CHECKING:
-    from fluxai.core.decisions import Approval
+    from datetime import timedelta
+
+    from fluxai.core.decisions import Approval, Reservation
     from fluxai.governor import Governor
 
 STATES = ("pending", "approved", "rejected", "used", "expired")
@@ -87,6 +89,51 @@ class Approvals:
             Reject(tenant=owner, uid=uid, at_us=governor._now(), by=by, reason=reason)
         )
         return replace(approval)
+
+    def resume(
+        self,
+        approval_id: str,
+        *,
+        claim: str,
+        ttl: timedelta | str | int = "30m",
+        tenant: str | None = None,
+    ) -> Reservation:
+        """Go on with a run that was begun elsewhere, on the same reservation.
+
+        For a call that is made in several rounds, each perhaps in another process. Only one can go
+        on from a claim, which is good for nothing afterwards: the run has a new one from then on.
+
+        Args:
+            approval_id: Which approval.
+            claim: The approval's `claim`, as whoever began the run has it.
+            ttl: How long the reservation may stay open from now on.
+            tenant: Whose it must be.
+
+        Returns:
+            The reservation, still to be settled or released.
+
+        Raises:
+            ApprovalConflict: Somebody has gone on from that claim, or the run has ended.
+            NotFound: There is none under that id.
+        """
+        check_text("claim", claim)
+        governor = self._governor
+        uid, owner = self._where(approval_id, tenant)
+        found = governor.storage.find(owner, uid)
+        extra = None if found is None else found.extra
+        at_us = governor._now()
+        resumed: Reservation = governor._resolve(
+            Claim(
+                tenant=owner,
+                uid=uid,
+                at_us=at_us,
+                digest=(None if extra is None else extra.digest) or "",
+                claim=uuid_text(governor._ids(at_us)),
+                expires_us=at_us + ttl_us(ttl),
+                after=claim,
+            )
+        )
+        return resumed
 
     def wait(
         self, approval_id: str, *, timeout: float | None = None, tenant: str | None = None

@@ -13,10 +13,11 @@ from fluxai.core.ids import uuid_int
 from fluxai.governor import Governor
 
 if TYPE_CHECKING:
+    from datetime import timedelta
     from decimal import Decimal
 
     from fluxai.analytics import BlockBudget, RouteResult
-    from fluxai.core.decisions import Approval
+    from fluxai.core.decisions import Approval, Reservation
     from fluxai.govern import GovernOptions
     from fluxai.guard import CallArguments, Guard
     from fluxai.providers.completing import Completion
@@ -115,6 +116,21 @@ class _Approvals(_Registry):
             pause = WAITED_S if left is None else min(WAITED_S, left)
             await asyncio.sleep(pause)
             left = None if left is None else left - pause
+
+    async def resume(
+        self,
+        approval_id: str,
+        *,
+        claim: str,
+        ttl: timedelta | str | int = "30m",
+        tenant: str | None = None,
+    ) -> Reservation:
+        """Go on with a run; see `Approvals.resume`. A caller that is cancelled releases it."""
+        approvals = Approvals(self._governor)
+        return await self._governor.hops.hold(
+            lambda: approvals.resume(approval_id, claim=claim, ttl=ttl, tenant=tenant),
+            self._governor.release_if_held,
+        )
 
 
 class AsyncGovernor:

@@ -157,7 +157,11 @@ class Reject:
 
 @dataclass(slots=True, kw_only=True)
 class Claim:
-    """Take an approved reservation for its one run. `claim` names the taker, so a retry is safe."""
+    """Take an approved reservation for its one run. `claim` names the taker, so a retry is safe.
+
+    A run that goes on elsewhere is taken from whoever has it: `after` names that claim, which is
+    good for nothing from then on.
+    """
 
     tenant: str
     uid: int
@@ -165,6 +169,7 @@ class Claim:
     digest: str
     claim: str
     expires_us: int
+    after: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -295,7 +295,7 @@ class Batch:
             case Reject():
                 row["reason"] = item.reason
             case Claim():
-                row |= {"digest": item.digest, "claim": item.claim}
+                row |= {"digest": item.digest, "claim": item.claim, "after": item.after}
             case Record() | Adjust() | Approve():
                 if item.plan is not None:
                     row["plan"] = _plan_row(item.plan)

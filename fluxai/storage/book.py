@@ -590,7 +590,7 @@ class Book(ABC):
         return approval
 
     def claim(self, item: Claim) -> Reservation | Refusal:
-        """Take an approved reservation for its one run."""
+        """Take an approved reservation for its one run, or go on with that run."""
         reservation, approval = self._approval(item.tenant, item.uid)
         if reservation is None or approval is None:
             return Unknown("approval", item.uid)
@@ -600,9 +600,10 @@ class Book(ABC):
             return refusals.another_call(approval.id)
         if approval.state == "used" and approval.claim == item.claim:
             return reservation
-        if approval.state == "pending":
+        if approval.state == "pending" and item.after is None:
             return reservation
-        if approval.state != "approved" or reservation.state != RESERVED:
+        free = approval.state == "approved" if item.after is None else item.after == approval.claim
+        if not free or reservation.state != RESERVED:
             return refusals.answered(approval.id, approval.state)
         approval.state, approval.claim = "used", item.claim
         reservation.expires_us = item.expires_us

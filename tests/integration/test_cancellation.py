@@ -375,6 +375,35 @@ def test_a_cancelled_hold_of_a_route_is_released() -> None:
     assert spent(governor.governor) == 0
 
 
+def test_a_cancelled_going_on_with_a_run_releases_it() -> None:
+    """Nobody else can go on with it, so what it holds would stay held."""
+    storage = GatedStorage()
+    governor = _open(storage)
+    ask = Policy(tenant_id="acme", limit_type="total", limit_value=0, decision="require_approval")
+    governor.governor.policies.put(ask)
+
+    async def cancel() -> None:
+        held = await governor.reserve(**ASK)
+        await governor.approvals.approve(held.id, by="boss")
+        await governor.reserve(**ASK, approval_id=held.id)
+        claim = (await governor.approvals.get(held.id)).claim
+        while storage.arrived.acquire(blocking=False):
+            pass
+        storage.gate.clear()
+        task = asyncio.create_task(governor.approvals.resume(held.id, claim=claim))
+        await _arrival(storage)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        storage.gate.set()
+
+    asyncio.run(cancel())
+    governor.governor.hops.close()
+    (reservation,) = governor.governor.reservations()
+    assert reservation.state == "released"
+    _check(governor.governor, Provider(), "")
+
+
 def test_a_key_keeps_its_hold_for_the_retry() -> None:
     """A cancelled caller with an idempotency key finds the same reservation when it comes back."""
     storage = GatedStorage()

@@ -133,6 +133,13 @@ def claim(scene: Scene) -> Any:
     return Claim(**named(held), digest="d", claim="one", expires_us=LATER_US)
 
 
+def claim_after(scene: Scene) -> Any:
+    """Go on with a run that was taken."""
+    held = scene.approved()
+    scene.store.resolve([Claim(**named(held), digest="d", claim="one", expires_us=LATER_US)])
+    return Claim(**named(held), digest="d", claim="two", expires_us=LATER_US, after="one")
+
+
 def change(scene: Scene) -> Verb:
     """Change a record."""
     put = Change(kind="policy", scope="acme", id="p", body={"id": "p"})
@@ -159,6 +166,7 @@ VERBS: dict[str, Callable[[Scene], Verb]] = {
     "approve": resolving(lambda scene: scene.approve(scene.pending())),
     "reject": resolving(lambda scene: Reject(**named(scene.pending()), by="b", reason="no")),
     "claim": resolving(claim),
+    "claim after another": resolving(claim_after),
     "apply": change,
 }
 

@@ -257,9 +257,14 @@ class LikeMemory(RuleBasedStateMachine):
         }
         self.resolve(items[by])
 
-    @rule(pair=held, digest=digests, claim=st.sampled_from(["one", "two"]))
-    def claim(self, pair: _Pair | None, digest: str | None, claim: str) -> None:
-        """Take an approved reservation for its run."""
+    @rule(
+        pair=held,
+        digest=digests,
+        claim=st.sampled_from(["one", "two"]),
+        after=st.sampled_from([None, "one", "two"]),
+    )
+    def claim(self, pair: _Pair | None, digest: str | None, claim: str, after: str | None) -> None:
+        """Take an approved reservation for its run, or go on with that."""
         if pair is not None:
             until_us = self.at_us + HOUR_US + self.tick()
             self.resolve(
@@ -270,6 +275,7 @@ class LikeMemory(RuleBasedStateMachine):
                     digest=digest or "",
                     claim=claim,
                     expires_us=until_us,
+                    after=after,
                 )
             )
 

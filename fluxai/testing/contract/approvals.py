@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fluxai.core.decisions import Reservation
 from fluxai.core.errors import ApprovalConflict, NotFound
 from fluxai.governor import Governor
 from fluxai.testing.clock import FakeClock
@@ -62,6 +63,49 @@ class Approvals(Case):
         assert not refused.allowed
         assert "used" in refused.message
         assert sums(asking, "ask") == (Decimal("0.08"), 0)
+
+    def test_a_run_in_rounds_is_one_run(self, asking: Governor, clock: FakeClock) -> None:
+        """Whoever has its claim goes on, once, on the one reservation; no other claim will do."""
+        held = dimes(asking)
+        asking.approvals.approve(held.id, by="bob")
+        with pytest.raises(NotFound):
+            asking.approvals.resume(held.id, claim=held.id, tenant="globex")
+        begun = _claim(asking, dimes(asking, approval_id=held.id))
+        with pytest.raises(ApprovalConflict):
+            asking.approvals.resume(held.id, claim=held.id)
+        clock.advance("20m")
+        run = asking.approvals.resume(held.id, claim=begun, tenant=TENANT)
+        assert (run.id, run.allowed, state(asking, run)) == (held.id, True, "reserved")
+        assert run.expires_at == clock.now + timedelta(minutes=30)
+        assert _claim(asking, run) != begun
+        with pytest.raises(ApprovalConflict):
+            asking.approvals.resume(held.id, claim=begun)
+        assert not dimes(asking, approval_id=held.id).allowed
+        assert sums(asking, "ask") == (0, DIME)
+        asking.settle(asking.approvals.resume(held.id, claim=_claim(asking, run)), cost="0.08")
+        with pytest.raises(ApprovalConflict):
+            asking.approvals.resume(held.id, claim=_claim(asking, run))
+        assert sums(asking, "ask") == (Decimal("0.08"), 0)
+
+    @pytest.mark.parametrize("end", ["not approved", "not begun", "released", "expired"])
+    def test_a_run_that_is_not_under_way_is_not_gone_on_with(
+        self, asking: Governor, clock: FakeClock, end: str
+    ) -> None:
+        """It takes a person's yes, then a reserve; and what has ended stays so."""
+        held = dimes(asking)
+        claim = held.id
+        if end != "not approved":
+            asking.approvals.approve(held.id, by="bob")
+        if end in ("released", "expired"):
+            run = dimes(asking, approval_id=held.id)
+            claim = _claim(asking, run)
+        if end == "released":
+            asking.release(run)
+        elif end == "expired":
+            clock.advance("30m")
+        with pytest.raises(ApprovalConflict):
+            asking.approvals.resume(held.id, claim=claim)
+        assert sums(asking, "ask")[0] == 0
 
     @pytest.mark.parametrize(
         "other", [{"units": 2}, {"tool": CHEAP_TOOL}, {"user": "eve"}, {"labels": {"a": "b"}}]
@@ -225,3 +269,10 @@ class Approvals(Case):
         allowed = dimes(asking, tenant="globex")
         with pytest.raises(NotFound):
             asking.approvals.approve(allowed.id, by="bob")
+
+
+def _claim(governor: Governor, run: Reservation) -> str:
+    """Return the claim under which a run is under way."""
+    claim = governor.approvals.get(run.id).claim
+    assert claim is not None
+    return claim
