@@ -76,9 +76,10 @@ def make(log: Path, description: str = "Searches") -> Server[Any]:
                         },
                     )
                 )
-                if params.input_responses is None and ctx.protocol_version >= "2026":
+                asked = int(params.request_state or 0)
+                if asked < arguments.get("rounds", 1) and ctx.protocol_version >= "2026":
                     return types.InputRequiredResult(
-                        input_requests={"q": question}, request_state="asked"
+                        input_requests={"q": question}, request_state=str(asked + 1)
                     )
                 if params.input_responses is None:
                     answer = await ctx.session.elicit_form(

@@ -75,6 +75,7 @@ async def gateway(
     *policies: Policy,
     governor: AsyncGovernor | None = None,
     launch: Identity = ACME,
+    state_key: str | None = None,
     make: ClientMaker = make_client,
     **settings: Any,
 ) -> AsyncIterator[tuple[Gateway, AsyncGovernor]]:
@@ -84,7 +85,7 @@ async def gateway(
     async with governor or AsyncGovernor() as held:
         for policy in policies:
             await held.policies.put(policy)
-        opened = Gateway(read, held, launch=launch, make=make)
+        opened = Gateway(read, held, launch=launch, state_key=state_key, make=make)
         async with opened.running():
             yield opened, held
         assert (await held.verify()).ok

@@ -12,6 +12,7 @@ import pytest
 from mcp import Client, MCPError
 
 from fluxai import AsyncGovernor, Policy
+from fluxai.mcp.identity import Identity
 from tests.mcp.gateway_downstream import make
 from tests.mcp.gateway_setup import client, decision_of, gateway, text_of
 
@@ -32,6 +33,17 @@ def _in_process(folder: Path) -> Any:
 def _reached(folder: Path) -> int:
     log = folder / "log.txt"
     return len(log.read_text(encoding="utf-8").splitlines()) if log.exists() else 0
+
+
+def _answering_all() -> tuple[Any, list[str]]:
+    """Say yes to the gateway and something to the server; and keep what each has asked."""
+    asked: list[str] = []
+
+    async def answer(_: Any, params: types.ElicitRequestParams) -> types.ElicitResult:
+        asked.append("gateway" if "for up to" in params.message else "server")
+        return types.ElicitResult(action="accept", content={"approve": True, "which": "this"})
+
+    return answer, asked
 
 
 def _answering(action: str, **content: Any) -> Any:
@@ -227,5 +239,175 @@ def test_a_call_waits_where_the_client_may_not_answer(
                 assert decision_of(used)["decision"] == "pending_approval"
             assert await _spent(governor) == Decimal("0.01")
         assert _reached(tmp_path) == 1
+
+    asyncio.run(run())
+
+
+def test_a_call_in_several_rounds_is_approved_once(tmp_path: Path) -> None:
+    """What was approved goes on through the server's questions, on the one reservation."""
+
+    async def run() -> None:
+        servers = _servers(tmp_path, approval="client")
+        make_client = _in_process(tmp_path)
+        said, asked = _answering_all()
+        async with gateway(tmp_path, servers, ASK, make=make_client) as (opened, governor):
+            async with client(opened, elicitation_callback=said) as user:
+                answer = await user.call_tool("s__asks", {"q": "one", "rounds": 3})
+                assert text_of(answer).startswith("asks: accept")
+                assert asked == ["gateway", "server", "server", "server"]
+                (approval,) = await governor.approvals.list(tenant="acme")
+                assert decision_of(answer)["reservation_id"] == approval.id
+                assert await _spent(governor) == Decimal("0.01")
+                del asked[:]
+                await user.call_tool("s__asks", {"q": "one", "rounds": 3})
+                assert asked[:2] == ["gateway", "server"], "the same call anew is another"
+            assert await _spent(governor) == Decimal("0.02")
+
+    asyncio.run(run())
+
+
+def test_what_was_approved_apart_from_the_client_goes_on_too(tmp_path: Path) -> None:
+    """Nobody is asked again because the server has a question."""
+
+    async def run() -> None:
+        make_client = _in_process(tmp_path)
+        said, asked = _answering_all()
+        async with (
+            gateway(tmp_path, _servers(tmp_path), ASK, make=make_client) as (opened, governor),
+            client(opened, elicitation_callback=said) as user,
+        ):
+            waits = await user.call_tool("s__asks", {"q": "one", "rounds": 2})
+            await governor.approvals.approve(decision_of(waits)["approval_id"], by="boss")
+            answer = await user.call_tool("s__asks", {"q": "one", "rounds": 2})
+            assert text_of(answer).startswith("asks: accept")
+            assert asked == ["server", "server"]
+            assert len(await governor.approvals.list(tenant="acme", state="used")) == 1
+            assert await _spent(governor) == Decimal("0.01")
+
+    asyncio.run(run())
+
+
+async def _round(user: Client, arguments: dict[str, Any], state: str | None, **said: Any) -> Any:
+    """Make one round of a call."""
+    answers: types.InputResponses = {
+        key: types.ElicitResult(action="accept", content=said[key]) for key in said
+    }
+    return await user.session.call_tool(
+        "s__asks",
+        arguments,
+        input_responses=answers or None,
+        request_state=state,
+        allow_input_required=True,
+    )
+
+
+async def _approved_and_asked(user: Client, arguments: dict[str, Any]) -> tuple[str, str]:
+    """Have a call approved, and the server ask; return the states of both questions."""
+    first = await _round(user, arguments, None)
+    second = await _round(user, arguments, first.request_state, **{"fluxai-approval": _YES})
+    assert list(second.input_requests) == ["q"]
+    return first.request_state, second.request_state
+
+
+_YES = {"approve": True}
+_WHICH = {"which": "this"}
+
+
+def test_each_state_is_good_for_one_round(tmp_path: Path) -> None:
+    """Replayed, of another call, or forged it reaches no server and costs nothing."""
+
+    async def run() -> None:
+        servers = _servers(tmp_path, approval="client")
+        make_client = _in_process(tmp_path)
+        said, _ = _answering_all()
+        call = {"q": "one", "rounds": 2}
+        async with (
+            gateway(tmp_path, servers, ASK, make=make_client) as (opened, governor),
+            client(opened, elicitation_callback=said) as user,
+        ):
+            question, once = await _approved_and_asked(user, call)
+            (budget,) = await governor.budgets("acme")
+            assert (budget.settled, budget.reserved) == (0, Decimal("0.01"))
+            for arguments, state in (({"q": "other"}, once), (call, f"{once}x"), (call, "forged")):
+                with pytest.raises(MCPError, match="requestState"):
+                    await _round(user, arguments, state, q=_WHICH)
+            twice = (await _round(user, call, once, q=_WHICH)).request_state
+            assert _reached(tmp_path) == 2
+            for used in (once, question):
+                again = await _round(user, call, used, q=_WHICH, **{"fluxai-approval": _YES})
+                assert again.is_error
+            assert _reached(tmp_path) == 2
+            assert not (await _round(user, call, twice, q=_WHICH)).is_error
+            for used in (twice, once, question):
+                again = await _round(user, call, used, q=_WHICH, **{"fluxai-approval": _YES})
+                assert again.is_error
+            assert _reached(tmp_path) == 3
+            assert await _spent(governor) == Decimal("0.01")
+
+    asyncio.run(run())
+
+
+def test_a_round_sent_many_times_at_once_runs_once(tmp_path: Path) -> None:
+    """The claim to go on is taken in the store, where only one can take it."""
+
+    async def run() -> None:
+        servers = _servers(tmp_path, approval="client")
+        held = AsyncGovernor(f"sqlite:///{tmp_path / 'ledger.db'}")
+        make_client = _in_process(tmp_path)
+        said, _ = _answering_all()
+        async with (
+            gateway(tmp_path, servers, ASK, governor=held, make=make_client) as (opened, _gov),
+            client(opened, elicitation_callback=said) as user,
+        ):
+            _, state = await _approved_and_asked(user, {"q": "one"})
+            answers = await asyncio.gather(
+                *(_round(user, {"q": "one"}, state, q=_WHICH) for _ in range(8))
+            )
+            assert sorted(bool(answer.is_error) for answer in answers) == [False] + [True] * 7
+            assert await _spent(held) == Decimal("0.01")
+        assert _reached(tmp_path) == 2
+
+    asyncio.run(run())
+
+
+def test_another_gateway_goes_on_for_that_user_alone(tmp_path: Path) -> None:
+    """With the same secret and store it may; for another user or tenant it runs nothing."""
+
+    async def run() -> None:
+        servers = _servers(tmp_path, approval="client")
+        url = f"sqlite:///{tmp_path / 'ledger.db'}"
+        said, _ = _answering_all()
+
+        def opening(user: str = "alice", tenant: str = "acme") -> Any:
+            return gateway(
+                tmp_path,
+                servers,
+                ASK,
+                governor=AsyncGovernor(url),
+                launch=Identity(tenant=tenant, user=user),
+                state_key="s" * 32,
+                make=_in_process(tmp_path),
+            )
+
+        async with (
+            opening() as (begun, governor),
+            opening() as (beside, _alices),
+            opening("eve") as (eves, _eves),
+            opening(tenant="globex") as (others, _others),
+        ):
+            async with client(begun, elicitation_callback=said) as user:
+                _, state = await _approved_and_asked(user, {"q": "one"})
+            for foreign in (eves, others):
+                async with client(foreign, elicitation_callback=said) as user:
+                    refused = await _round(user, {"q": "one"}, state, q=_WHICH)
+                    assert "another call" in text_of(refused)
+            assert _reached(tmp_path) == 1
+            async with client(beside, elicitation_callback=said) as user:
+                answer = await _round(user, {"q": "one"}, state, q=_WHICH)
+                assert text_of(answer).startswith("asks: accept")
+            async with client(begun, elicitation_callback=said) as user:
+                assert (await _round(user, {"q": "one"}, state, q=_WHICH)).is_error
+            assert await _spent(governor) == Decimal("0.01")
+        assert _reached(tmp_path) == 2
 
     asyncio.run(run())

@@ -44,14 +44,16 @@ class State(BaseModel):
     """What a client carries from one round of a call to the next. Sealed on the way.
 
     Attributes:
-        approval: The approval that the gateway asked for, if it did.
+        approval: The approval that the gateway asked for, or under which the call is under way.
         call: The digest of the call that it was asked for.
+        claim: Who may go on with the call, once it was approved; good for one round.
         responses: What the client had answered to the server meanwhile.
         server_state: The server's own state, passed back as it was.
     """
 
     approval: str | None = None
     call: str | None = None
+    claim: str | None = None
     responses: Any = None
     server_state: str | None = None
 
@@ -80,8 +82,12 @@ class PaidCall:
         said = [self.target.server, self.target.name, self.arguments]
         return json.dumps(said, sort_keys=True, separators=(",", ":"))
 
-    def digest(self, version: object) -> str:
-        """Return the hash of the call, its tenant, and the version of the policies."""
+    def digest(self, version: object = None) -> str:
+        """Return the hash of the call, whose it is, and the version of the policies.
+
+        Args:
+            version: None for a call that was decided, which a change of the policies leaves be.
+        """
         said = json.dumps([self.identity.tenant, self.identity.user, self.text(), repr(version)])
         return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -135,6 +141,22 @@ def earlier(governor: Governor, asked: Reservation) -> tuple[str, str] | None:
                 continue
             return approval.id, state
     return None
+
+
+def next_round(call: PaidCall, granted: Reservation, server_state: str | None) -> State | None:
+    """Return what lets an approved call go on, under its approval and on its reservation.
+
+    None where nobody was asked: then the next round is decided anew.
+    """
+    approval = None if granted.extra is None else granted.extra.approval
+    if approval is None:
+        return None
+    return State(
+        approval=approval.id,
+        call=call.digest(),
+        claim=approval.claim,
+        server_state=server_state,
+    )
 
 
 def withdraw(governor: Governor, asked: Reservation, why: str) -> None:

@@ -79,7 +79,7 @@ class Calls:
         state = State.of(params.request_state)
         responses: types.InputResponses = dict(params.input_responses or {})
         own_answer = responses.pop(QUESTION_KEY, None)
-        if state.approval is not None:
+        if state.approval is not None and state.claim is None:
             # The server's questions were answered in an earlier round.
             responses = state.server_responses() or {}
         try:
@@ -87,7 +87,9 @@ class Calls:
             units = units_of(found.terms, arguments, schema)
             paid = PaidCall(identity, found.target, found.name, arguments, units)
             granted: Reservation | Answer
-            if state.approval is not None:
+            if state.claim is not None:
+                granted = await self._resumed(paid, state, state.claim)
+            elif state.approval is not None:
                 granted = await self._decided(paid, state, own_answer)
             else:
                 granted = asked = await self._reserve(paid)
@@ -102,7 +104,7 @@ class Calls:
             return granted
         if not granted.allowed:
             return refusals.refused(granted)
-        return await self._forward(ctx, params, viewer, found, granted, state, responses)
+        return await self._forward(ctx, params, viewer, found, paid, granted, state, responses)
 
     # -- deciding -----------------------------------------------------------------------------
 
@@ -180,6 +182,18 @@ class Calls:
         await registry.approve(approval_id, by=by, tenant=tenant)
         return await self._reserve(call, approval_id)
 
+    async def _resumed(
+        self, call: PaidCall, state: State, claim: str
+    ) -> Reservation | types.CallToolResult:
+        """Go on with a call that was approved in an earlier round: once, and that call alone."""
+        if state.call != call.digest():
+            return refusals.not_decided("another call was approved")
+        registry = self._governor.approvals
+        resumed: Reservation = await registry.resume(
+            state.approval or "", claim=claim, tenant=call.identity.tenant
+        )
+        return resumed
+
     async def _digest(self, call: PaidCall) -> str:
         storage, tenant = self._governor.governor.storage, call.identity.tenant
         version = await self._governor.governor.hops.run(lambda: storage.version(tenant))
@@ -193,6 +207,7 @@ class Calls:
         params: types.CallToolRequestParams,
         viewer: Viewer,
         found: Found,
+        paid: PaidCall,
         granted: Reservation,
         state: State,
         responses: types.InputResponses,
@@ -221,11 +236,14 @@ class Calls:
             await (held.settle_expected() if held.sent else held.release())
             raise
         if isinstance(answer, types.InputRequiredResult):
-            # It runs when its questions are answered, and is reserved again then.
-            await held.release()
-            if answer.request_state is None:
-                return answer
-            kept = State(server_state=answer.request_state)
+            # It runs when its questions are answered.
+            kept = approvals.next_round(paid, granted, answer.request_state)
+            if kept is None:
+                # It is reserved again then.
+                await held.release()
+                if answer.request_state is None:
+                    return answer
+                kept = State(server_state=answer.request_state)
             return answer.model_copy(update={"request_state": kept.model_dump_json()})
         cost = reported_cost(found.terms, answer, most=granted.estimate.highest)
         return refusals.told_with(answer, granted, await held.settle(cost))
