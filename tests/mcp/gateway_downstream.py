@@ -1,7 +1,8 @@
 """A small real MCP server for the gateway to stand in front of: `python gateway_downstream.py LOG`.
 
 It writes each call that it runs to the file LOG, so that a test knows what has reached it. With
-`--http PORT-FILE` it serves Streamable HTTP and writes its port there, else stdio.
+`--http PORT-FILE` it serves Streamable HTTP, on the port `--port` if given, and writes its port
+there; else stdio.
 """
 
 from __future__ import annotations
@@ -110,6 +111,8 @@ def make(log: Path, description: str = "Searches") -> Server[Any]:
 
     async def subscribe(ctx: Any, params: types.SubscribeRequestParams) -> types.EmptyResult:
         subscribers.add(ctx.session._connection)
+        with log.open("a", encoding="utf-8") as file:
+            file.write("subscribed\n")
         return types.EmptyResult()
 
     async def unsubscribe(ctx: Any, params: types.UnsubscribeRequestParams) -> types.EmptyResult:
@@ -150,13 +153,14 @@ async def _stdio(server: Server[Any]) -> None:
         await server.run(reading, writing, server.create_initialization_options())
 
 
-async def _http(server: Server[Any], started: Callable[[int], object]) -> None:
+async def _http(server: Server[Any], port: int, started: Callable[[int], object]) -> None:
     import uvicorn
 
     app = server.streamable_http_app()
     # By its protocol, so that asyncio sends small packets at once.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
         listener.listen(512)
         started(listener.getsockname()[1])
         await uvicorn.Server(uvicorn.Config(app, log_level="error")).serve(sockets=[listener])
@@ -168,12 +172,13 @@ def main() -> None:
     parser.add_argument("log", type=Path)
     parser.add_argument("--description", default="Searches")
     parser.add_argument("--http", type=Path)
+    parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
     server = make(options.log, options.description)
     if options.http is None:
         asyncio.run(_stdio(server))
     else:
-        asyncio.run(_http(server, lambda port: options.http.write_text(str(port))))
+        asyncio.run(_http(server, options.port, lambda port: options.http.write_text(str(port))))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import mcp_types as types
@@ -321,5 +323,27 @@ def test_a_servers_question_is_put_to_the_client(
                 said = text_of(await user.call_tool("s__asks", {}))
                 assert said == "asks: accept {'which': 'that one'}"
             assert await _spent(governor) == Decimal("0.01")
+
+    asyncio.run(run())
+
+
+def test_a_server_that_was_started_anew_is_called_in_a_new_session(tmp_path: Path) -> None:
+    """It knows nothing of the old one, so it has not run the call that came in it."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+
+    async def run() -> None:
+        async with AsyncExitStack() as stack:
+            with served(first) as server:
+                servers = {"s": {"url": server.url, "cost": "0.01"}}
+                opened, governor = await stack.enter_async_context(gateway(tmp_path, servers))
+                user = await stack.enter_async_context(client(opened, "legacy"))
+                await user.call_tool("s__search", {"q": "before"})
+            port = str(urlsplit(server.url).port)
+            again = stack.enter_context(served(second, "--port", port))
+            assert text_of(await user.call_tool("s__search", {"q": "after"})) == "search: after"
+            assert (server.reached("after"), again.reached("after")) == (0, 1)
+            assert await _spent(governor) == Decimal("0.02")
 
     asyncio.run(run())

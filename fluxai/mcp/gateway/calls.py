@@ -24,7 +24,7 @@ from fluxai.mcp.gateway.fronts import (
     passed_meta,
     wants_progress,
 )
-from fluxai.mcp.gateway.links import Link, Links, Unreachable
+from fluxai.mcp.gateway.links import Link, Links, Unreachable, session_is_gone
 
 log = logging.getLogger("fluxai.mcp")
 
@@ -271,7 +271,7 @@ class Calls:
                 try:
                     return await self._once(ctx, params, found, link, state, responses)
                 except MCPError as error:
-                    if not _session_is_gone(error):
+                    if not session_is_gone(error):
                         if error.code == types.CONNECTION_CLOSED:
                             self._links.drop(link)
                         raise
@@ -352,11 +352,6 @@ class _Held:
         except FluxAIError:
             # The client's answer matters more to it than our books, which expiry puts right.
             log.exception("a forwarded call could not be ended")
-
-
-def _session_is_gone(error: MCPError) -> bool:
-    """Say whether the server has forgotten the session, and so has not run the call."""
-    return error.code == types.INVALID_REQUEST and error.message == "Session terminated"
 
 
 def _plain(error: MCPError) -> str:

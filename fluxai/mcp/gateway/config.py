@@ -151,7 +151,8 @@ class GatewaySettings(_Settings):
         list_timeout: Seconds to wait for a server's lists; then the last known is shown.
         call_timeout: Seconds to wait for a call.
         list_ttl: Seconds for which a list is shown without asking again.
-        retry_pause: Seconds after which a server that could not be reached is tried again.
+        retry_pause: Seconds after which a server that could not be reached is tried again. So often,
+            a connection with subscriptions is checked too.
         answer_timeout: Seconds to wait for a person before whom the client put a question.
     """
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import anyio
 import mcp_types as types
-from mcp import Client, StdioServerParameters
+from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.session import ClientRequestContext, IncomingMessage
 from mcp.client.stdio import get_default_environment
 from mcp.client.streamable_http import streamable_http_client
@@ -81,6 +81,8 @@ class Link:
     fronts: list[Front] = field(default_factory=list)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     used_at: float = 0.0
+    #: Whether a server knows by it of subscriptions, which would end with it.
+    carries: bool = False
 
     @property
     def is_modern(self) -> bool:
@@ -226,8 +228,10 @@ class Links:
         while True:
             links = self._links.setdefault(key, [])
             # The one used last first: what a server keeps by session stays with who uses it.
-            for link in reversed(links):
-                if link.takes_another:
+            for link in links[::-1]:
+                if link.has_ended:
+                    self.drop(link)
+                elif link.takes_another:
                     return link
             if not self._full(key):
                 return await self._open(key)
@@ -252,7 +256,7 @@ class Links:
             return False
         idle = [link for link in own if not link.fronts and link.key != key]
         if idle:
-            self.drop(min(idle, key=lambda link: link.used_at))
+            self.drop(min(idle, key=lambda link: (link.carries, link.used_at)))
             return False
         return True
 
@@ -384,6 +388,12 @@ async def _asked(front: Front | None, request: types.InputRequest, *kinds: type)
     if isinstance(answer, (types.ErrorData, *kinds)):
         return answer
     return types.ErrorData(code=types.INVALID_PARAMS, message="the answer fits another question")
+
+
+def session_is_gone(error: MCPError) -> bool:
+    """Say whether a server has forgotten a session, and so has not done what was asked in it."""
+    said = error.message in ("Session terminated", "Session not found")
+    return said and error.code == types.INVALID_REQUEST
 
 
 def _reason(error: BaseException) -> str:

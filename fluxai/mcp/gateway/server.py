@@ -8,11 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
-from weakref import WeakSet
 
 import mcp_types as types
 from mcp import MCPError
-from mcp.server.connection import Connection
 from mcp.server.lowlevel import Server
 from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 
@@ -31,6 +29,7 @@ from fluxai.mcp.gateway.fronts import (
 )
 from fluxai.mcp.gateway.links import ClientMaker, Link, LinkKey, Links, Unreachable, make_client
 from fluxai.mcp.gateway.pins import PinFile
+from fluxai.mcp.gateway.subscriptions import Subscriptions
 from fluxai.mcp.identity import Identity, current_identity
 from fluxai.policy.records import Tool
 
@@ -78,7 +77,7 @@ class Gateway:
         self._links.on_notice = self._noticed
         self._catalog = Catalog(settings, self._links, pin_file(settings), on_tools=self._priced)
         self._calls = Calls(governor, self._catalog, self._links, settings)
-        self._subscribers: dict[tuple[LinkKey, str], WeakSet[Connection]] = {}
+        self._subscriptions = Subscriptions(self._links, check_every=settings.retry_pause)
         self._recorded: set[str] = set()
         self.server = self._make_server(state_key)
 
@@ -126,6 +125,7 @@ class Gateway:
         try:
             yield
         finally:
+            await self._subscriptions.close()
             await self._links.close()
 
     def _viewer(self, ctx: Context) -> Viewer:
@@ -211,36 +211,19 @@ class Gateway:
     ) -> types.EmptyResult:
         uri = str(params.uri)
         key = await self._resource(ctx, uri)
-        self._subscribers.setdefault((key, uri), WeakSet()).add(connection_of(ctx))
-        # Not by the SDK's method, which warns: clients of the older era still send it.
-        return await self._asked(
-            ctx,
-            key,
-            lambda link: link.client.session.send_request(
-                types.SubscribeRequest(params=types.SubscribeRequestParams(uri=uri)),
-                types.EmptyResult,
-            ),
-        )
+        try:
+            await self._subscriptions.add(key, uri, connection_of(ctx))
+        except Unreachable as error:
+            raise MCPError(types.INTERNAL_ERROR, str(error)) from error
+        return types.EmptyResult()
 
     async def _unsubscribe(
         self, ctx: Context, params: types.UnsubscribeRequestParams
     ) -> types.EmptyResult:
         uri = str(params.uri)
         key = await self._resource(ctx, uri)
-        others = self._subscribers.get((key, uri), WeakSet())
-        others.discard(connection_of(ctx))
-        if others:
-            # The connection to the server is theirs too.
-            return types.EmptyResult()
-        self._subscribers.pop((key, uri), None)
-        return await self._asked(
-            ctx,
-            key,
-            lambda link: link.client.session.send_request(
-                types.UnsubscribeRequest(params=types.UnsubscribeRequestParams(uri=uri)),
-                types.EmptyResult,
-            ),
-        )
+        await self._subscriptions.remove(key, uri, connection_of(ctx))
+        return types.EmptyResult()
 
     async def _resource(self, ctx: Context, uri: str) -> LinkKey:
         key = await self._catalog.resource(uri, self._viewer(ctx))
@@ -336,8 +319,7 @@ class Gateway:
                 self._catalog.forget(key, "resources")
                 self._catalog.forget(key, "templates")
             case types.ResourceUpdatedNotification(params=params):
-                for connection in list(self._subscribers.get((key, str(params.uri)), ())):
-                    await connection.send_resource_updated(str(params.uri))
+                await self._subscriptions.updated(key, str(params.uri))
             case _:
                 log.debug("server %r tells of %s", key.server, type(message).__name__)
 
