@@ -1902,6 +1902,13 @@ BEGIN
                 IS DISTINCT FROM (SELECT r.body FROM fluxai.records AS r
                     WHERE r.kind = c->>'kind' AND r.scope = c->>'scope' AND r.id = c->>'id'));
     END IF;
+    IF EXISTS (
+        SELECT FROM jsonb_array_elements(changes) AS c JOIN fluxai.records AS r
+            ON r.kind = c->>'kind' AND r.id = c->>'id' AND r.scope <> c->>'scope'
+        WHERE (c->'sole')::boolean)
+    THEN
+        RETURN false;
+    END IF;
     FOR change IN SELECT * FROM jsonb_array_elements(changes) LOOP
         IF jsonb_typeof(change->'body') = 'object' THEN
             INSERT INTO fluxai.records AS r (kind, scope, id, body) VALUES (

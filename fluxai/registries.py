@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from fluxai.arguments import check_tenant, count
-from fluxai.core.errors import InvalidRequest, NotFound, UnknownModel
+from fluxai.core.errors import InvalidRequest, NotFound, StorageError, UnknownModel
 from fluxai.core.ids import uuid_text
 from fluxai.core.ledger import CounterFilter
 from fluxai.core.money import to_nano
@@ -247,14 +247,20 @@ class Policies(_Registry):
 
     kind = "policy"
 
-    def put(self, policy: Policy) -> Policy:
+    def put(self, policy: Policy, *, move: bool = True) -> Policy:
         """Add or replace a policy. It applies from the next reserve.
 
         One without an id is named after what it counts and does, so that a program which puts its
         policies at every start replaces them, and a changed limit takes the old one's place.
 
+        Args:
+            policy: The policy.
+            move: Whether it may take its id from another tenant, whose policy then is gone. What
+                tenants put themselves may not.
+
         Raises:
-            InvalidRequest: Its fallback closes a cycle, or names a tool without a price.
+            InvalidRequest: Its fallback closes a cycle, or names a tool without a price; or the id
+                is another tenant's, and may not be moved.
         """
         policy = Policy.model_validate(policy)
         if policy.id is None:
@@ -263,16 +269,29 @@ class Policies(_Registry):
         if policy.fallback_tool_id is not None:
             self._check_fallback(policy)
         before = [Policy.model_validate(row) for row in self._rows(id=policy.id)]
+        elsewhere = [old for old in before if old.tenant_id != policy.tenant_id]
+        if elsewhere and not move:
+            raise _taken(policy.id)
         moved = [
             Change(kind=self.kind, scope=old.tenant_id, id=policy.id, body=None)
-            for old in before
-            if old.tenant_id != policy.tenant_id
+            for old in elsewhere
         ]
-        self._apply(
-            *moved,
-            Change(kind=self.kind, scope=policy.tenant_id, id=policy.id, body=dump(policy)),
-            unfed=[counters for old in before for counters in unfed_by(old, policy)],
+        put = Change(
+            kind=self.kind,
+            scope=policy.tenant_id,
+            id=policy.id,
+            body=dump(policy),
+            sole=not move,
         )
+        unfed = [counters for old in before for counters in unfed_by(old, policy)]
+        try:
+            self._apply(*moved, put, unfed=unfed)
+        except StorageError:
+            # Perhaps another tenant has taken the id since it was looked for.
+            rows = [] if move else self._rows(id=policy.id)
+            if any(row["tenant_id"] != policy.tenant_id for row in rows):
+                raise _taken(policy.id) from None
+            raise
         return policy
 
     def _check_fallback(self, policy: Policy) -> None:
@@ -317,13 +336,20 @@ class Policies(_Registry):
             found = (policy for policy in found if policy.tenant_id in (tenant, "*"))
         return _matching(found, filters)
 
-    def delete(self, id: str) -> None:  # noqa: A002 -- the public name
+    def delete(self, id: str, *, tenant: str | None = None) -> None:  # noqa: A002 -- the public name
         """Delete a policy and its grants; what was spent under it stays counted.
 
+        Args:
+            id: Which policy.
+            tenant: Whose it must be, `"*"` for one of every tenant.
+
         Raises:
-            NotFound: No such policy.
+            NotFound: No such policy, or it is another tenant's.
         """
-        policy = self.get(id)
+        rows = self._rows(scope=tenant, id=id)
+        if not rows:
+            raise self._missing(id)
+        policy = Policy.model_validate(rows[0])
         scope = policy.tenant_id
         grants = [
             Change(kind="grant", scope=scope, id=row["id"], body=None)
@@ -373,3 +399,7 @@ class Policies(_Registry):
             raise InvalidRequest("until", "must be in the future")
         self._apply(Change(kind="grant", scope=policy.tenant_id, id=grant.id, body=dump(grant)))
         return grant
+
+
+def _taken(policy_id: str) -> InvalidRequest:
+    return InvalidRequest("id", f"{policy_id!r:.80} is taken; choose another, or leave it out")

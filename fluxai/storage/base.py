@@ -298,13 +298,15 @@ class Change:
     """Put or delete one record.
 
     `kind` is `tenant`, `user`, `tool`, `model`, `policy` or `grant`; `scope` the tenant it belongs
-    to, `"*"` for those that concern every tenant; `body` None deletes.
+    to, `"*"` for those that concern every tenant; `body` None deletes. With `sole` nothing is changed
+    where another scope has a record of that kind and id.
     """
 
     kind: str
     scope: str
     id: str
     body: dict[str, Any] | None
+    sole: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -421,6 +423,10 @@ class Storage(Protocol):
         `unfed` names counters of the tenants concerned that nothing will feed any more; they are
         deleted in the same transaction, unless something is carried in them. A counter is a sum
         kept at hand, and is opened again from its events and open reservations when needed.
+
+        Raises:
+            StorageError: The rules are not at `expected_version` any more, or another scope has an
+                id that is to be a record's `sole` one.
         """
         ...
 

@@ -299,10 +299,11 @@ class FunctionStorage(CombinedStorage):
         """Change records; what was compiled from the old ones is stale from here on.
 
         Raises:
-            StorageError: The rules are not at `expected_version` any more.
+            StorageError: The rules are not at `expected_version` any more, or another scope has an
+                id that is to be a record's `sole` one.
         """
         rows = [
-            {"kind": one.kind, "scope": one.scope, "id": one.id, "body": one.body}
+            {"kind": one.kind, "scope": one.scope, "id": one.id, "body": one.body, "sole": one.sole}
             for one in changes
         ]
         done = self._read(

@@ -301,6 +301,8 @@ class MemoryStorage(MemoryBook):
             for scope in scopes - {"*"}:
                 if expected_version is not None and expected_version != self.version(scope):
                     raise StorageError("the rules changed meanwhile; read them again and retry")
+            if any(change.sole and self._has_elsewhere(change) for change in changes):
+                raise StorageError("the rules changed meanwhile; read them again and retry")
             for change in changes:
                 table = self._records.setdefault((change.kind, change.scope), {})
                 if change.body is None:
@@ -322,6 +324,14 @@ class MemoryStorage(MemoryBook):
                             drop_counter(ledger, key)
                             if counter.carried:
                                 rest_counter(ledger, counter)
+
+    def _has_elsewhere(self, change: Change) -> bool:
+        """Say whether another scope has a record of a change's kind and id."""
+        return any(
+            change.id in table
+            for (kind, scope), table in self._records.items()
+            if kind == change.kind and scope != change.scope
+        )
 
     def rules(self, tenant: str) -> Rules:
         """Read what decides about a tenant."""

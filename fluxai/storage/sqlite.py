@@ -178,13 +178,16 @@ class SqliteStorage(CombinedStorage):
         """Change records; what was compiled from the old ones is stale from here on.
 
         Raises:
-            StorageError: The rules are not at `expected_version` any more.
+            StorageError: The rules are not at `expected_version` any more, or another scope has an
+                id that is to be a record's `sole` one.
         """
         scopes = sorted({change.scope for change in changes})
         with self._item_faults(), self._writing() as book:
             for scope in scopes:
                 if scope != "*" and expected_version not in (None, book.version(scope)):
                     raise StorageError("the rules changed meanwhile; read them again and retry")
+            if any(change.sole and book.has_elsewhere(change) for change in changes):
+                raise StorageError("the rules changed meanwhile; read them again and retry")
             book.put_records(changes)
             book.raise_versions(scopes)
             if unfed:

@@ -279,6 +279,11 @@ class SqliteBook(Book):
             else:
                 self._execute(self._sql["put_record"], (*name, json.dumps(change.body)))
 
+    def has_elsewhere(self, change: Change) -> bool:
+        """Say whether another scope has a record of a change's kind and id."""
+        row = self._execute(self._sql["elsewhere"], (change.kind, change.id, change.scope))
+        return row.fetchone() is not None
+
     def records(
         self, kind: str, scope: str | None, record_id: str | None, limit: int
     ) -> list[dict[str, Any]]:

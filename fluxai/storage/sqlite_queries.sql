@@ -19,6 +19,10 @@ ON CONFLICT DO UPDATE SET body = excluded.body;
 -- name: delete_record
 DELETE FROM records WHERE kind = ? AND scope = ? AND id = ?;
 
+-- name: elsewhere
+-- Whether another scope has a record of that kind and id.
+SELECT 1 FROM records WHERE kind = ? AND id = ? AND scope <> ? LIMIT 1;
+
 -- name: records
 SELECT body FROM records
 WHERE kind = ?1 AND (?2 IS NULL OR scope = ?2) AND (?3 IS NULL OR id = ?3)

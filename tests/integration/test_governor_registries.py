@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -20,6 +21,7 @@ from fluxai import (
     UnknownModel,
     User,
 )
+from fluxai.storage.memory import MemoryStorage
 from tests.integration.stubs import ASK, daily, open_governor
 
 
@@ -158,6 +160,45 @@ def test_a_policy_may_move_to_another_tenant(governor: Governor) -> None:
     governor.policies.put(daily("0", tenant_id="globex"))
     assert governor.reserve(**ASK).allowed
     assert not governor.reserve(**{**ASK, "tenant": "globex"}).allowed
+
+
+class _Meanwhile(MemoryStorage):
+    """A store in which somebody is faster: once, between a look at the records and a change."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def apply(self, *args: Any, **options: Any) -> None:
+        """Let the other go first."""
+        first, self.meanwhile = self.meanwhile, None
+        if first is not None:
+            first()
+        super().apply(*args, **options)
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_a_policy_that_may_not_move_takes_no_id_from_another(*, meanwhile: bool) -> None:
+    """Not even from one who has come by it between the look and the put."""
+    storage = _Meanwhile()
+    with Governor(storage) as governor:
+
+        def come_by_it() -> object:
+            return governor.policies.put(daily("0", tenant_id="globex"), move=False)
+
+        if meanwhile:
+            storage.meanwhile = come_by_it
+        else:
+            come_by_it()
+        with pytest.raises(InvalidRequest, match="is taken"):
+            governor.policies.put(daily("9"), move=False)
+        (kept,) = governor.policies.list()
+        assert kept.tenant_id == "globex"
+        governor.policies.put(daily("1", tenant_id="globex"), move=False)
+        assert governor.policies.get("daily").limit_value == 1
+        with pytest.raises(NotFound):
+            governor.policies.delete("daily", tenant="acme")
+        governor.policies.delete("daily", tenant="globex")
+        governor.policies.put(daily("9"), move=False)
+        assert governor.policies.get("daily").tenant_id == "acme"
 
 
 def test_fallbacks_may_not_go_in_circles(governor: Governor) -> None:

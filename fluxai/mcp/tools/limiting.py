@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from fluxai.core.errors import InvalidRequest, NotFound, NotPermitted
+from fluxai.core.errors import NotFound, NotPermitted
 from fluxai.mcp.identity import ADMIN, ADMIN_ALL, EVERY_TENANT
 from fluxai.mcp.tools.tool import Arguments, GivenAmount, GovernorTool, Result
 from fluxai.policy.records import (
@@ -78,12 +78,11 @@ class SetPolicy(Arguments):
 
 def _set_policy(governor: Governor, who: Identity, asked: SetPolicy) -> Policy:
     tenant = _owner(who, asked.tenant_id)
-    if asked.id is not None and _known(governor, asked.id) not in (None, tenant):
-        # Putting it would take the other tenant's policy away.
-        raise InvalidRequest("id", f"{asked.id!r} is taken; choose another, or leave it out")
     given = asked.model_dump(exclude_none=True)
     fields = {name: given[name] for name in given if name in asked.model_fields_set}
-    return governor.policies.put(Policy.model_validate(fields | {"tenant_id": tenant}))
+    policy = Policy.model_validate(fields | {"tenant_id": tenant})
+    # Moving it would take another tenant's policy away.
+    return governor.policies.put(policy, move=False)
 
 
 def _owner(who: Identity, tenant: str | None) -> str:
@@ -91,13 +90,6 @@ def _owner(who: Identity, tenant: str | None) -> str:
     if tenant == EVERY_TENANT and not who.reaches_all:
         raise NotPermitted(f"tenant_id: a policy for every tenant needs the scope {ADMIN_ALL}")
     return who.tenant_of(tenant)
-
-
-def _known(governor: Governor, policy_id: str) -> str | None:
-    try:
-        return governor.policies.get(policy_id).tenant_id
-    except NotFound:
-        return None
 
 
 class ListPolicies(Arguments):
@@ -131,11 +123,12 @@ class Deleted(Result):
 
 def _delete_policy(governor: Governor, who: Identity, asked: DeletePolicy) -> Deleted:
     tenant = _owner(who, asked.tenant_id)
-    owner = _known(governor, asked.policy_id)
-    if owner is None or (owner != tenant and not who.reaches_all):
+    try:
+        governor.policies.delete(asked.policy_id, tenant=None if who.reaches_all else tenant)
+    except NotFound:
         # One of another tenant is answered like none at all.
-        raise NotFound(f"policy: no policy {asked.policy_id!r:.80} of tenant {tenant!r}")
-    governor.policies.delete(asked.policy_id)
+        missing = f"policy: no policy {asked.policy_id!r:.80} of tenant {tenant!r}"
+        raise NotFound(missing) from None
     return Deleted(success=True, policy_id=asked.policy_id)
 
 

@@ -292,6 +292,22 @@ class Verbs(Case):
         assert storage.version(tenant) == (0, 1)
         assert storage.rules(tenant).policies == ({"id": "p", "n": 1},)
 
+    def test_an_id_that_is_to_be_the_only_one_is_not_put_beside_another(
+        self, storage: Storage, tenant: str
+    ) -> None:
+        """It is looked for and put in one step; a scope's own record is replaced as ever."""
+        own = Change(kind="policy", scope=tenant, id="p", body={"id": "p", "n": 1}, sole=True)
+        storage.apply([own])
+        storage.apply([own])
+        besides = Change(kind="policy", scope="other", id="q", body={"id": "q"})
+        for scope in ("other", "*"):
+            taken = Change(kind="policy", scope=scope, id="p", body={"id": "p"}, sole=True)
+            with pytest.raises(StorageError):
+                storage.apply([besides, taken])
+        assert storage.records("policy") == [{"id": "p", "n": 1}]
+        assert storage.version("other") == (0, 0)
+        storage.apply([Change(kind="user", scope="other", id="p", body={"id": "p"}, sole=True)])
+
     def test_records_are_kept_by_kind_scope_and_id(self, storage: Storage) -> None:
         """Records are put, replaced, read by any of their places, and deleted."""
         for kind, scope, name in (("user", "a", "x"), ("user", "b", "x"), ("tool", "*", "x")):
