@@ -16,7 +16,7 @@ import pytest
 from mcp import MCPError
 
 from fluxai import AsyncGovernor, Policy
-from fluxai.mcp.identity import Identity
+from fluxai.mcp.identity import ADMIN, Identity
 from tests.mcp.gateway_downstream import LONG
 from tests.mcp.gateway_setup import (
     Downstream,
@@ -215,7 +215,8 @@ def test_a_server_that_can_not_be_reached_costs_nothing_and_hurts_no_other(
             "s": {"url": downstream.url, "cost": "0.01"},
         }
         timeouts: dict[str, Any] = {"list_timeout": 1, "connect_timeout": 2}
-        async with gateway(tmp_path, servers, **timeouts) as (opened, governor):
+        admin = Identity(tenant="acme", user="alice", scopes=frozenset({ADMIN}))
+        async with gateway(tmp_path, servers, launch=admin, **timeouts) as (opened, governor):
             async with client(opened) as user:
                 names = {tool.name for tool in (await user.list_tools()).tools}
                 assert {name.partition("__")[0] for name in names} == {"s"}

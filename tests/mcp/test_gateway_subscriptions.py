@@ -126,7 +126,7 @@ def test_a_subscription_outlives_its_server(tmp_path: Path, *, seen: bool) -> No
                 user = await stack.enter_async_context(listening)
                 await _ask(user, NOTES)
             if seen:
-                await until(lambda: opened.status()["servers"]["s"]["unreachable"])
+                await until(lambda: opened.status()["unreachable_count"])
             # Holds the gateway up too, so that what it has not seen by now it does not see.
             port = str(urlsplit(server.url).port)
             stack.enter_context(served(second, "--port", port))

@@ -177,14 +177,25 @@ class Links:
         """Return which connections serve a tenant's client."""
         return LinkKey(server, "" if self._servers[server].shared else tenant, era, able)
 
-    def status(self) -> dict[str, dict[str, Any]]:
-        """Say of each server how many connections are open, and since when it can't be reached."""
+    def status(self, tenant: str | None = None) -> dict[str, dict[str, Any]]:
+        """Say of each server how many connections are open, and why it can't be reached if so.
+
+        Args:
+            tenant: Whose connections, beside the shared ones; None for everybody's.
+        """
         found: dict[str, dict[str, Any]] = {}
         for server in self._servers:
+            whose = [(server, ""), (server, tenant)]
             open_links = sum(
-                len(links) for key, links in self._links.items() if key.server == server
+                len(links)
+                for key, links in self._links.items()
+                if key.server == server and (tenant is None or key[:2] in whose)
             )
-            down = [why for (name, _), (_, why) in self._down_until.items() if name == server]
+            down = [
+                why
+                for where, (_, why) in self._down_until.items()
+                if where[0] == server and (tenant is None or where in whose)
+            ]
             found[server] = {"connections": open_links, "unreachable": down[0] if down else None}
         return found
 

@@ -116,8 +116,16 @@ class Gateway:
         return server
 
     def status(self) -> dict[str, Any]:
-        """Say how the servers are, for `/status`."""
-        return {"servers": self._links.status()}
+        """Say how the servers are that the one who asks may use; their names are for admins."""
+        who = current_identity(self._launch)
+        seen = {
+            name: server
+            for name, server in self._links.status(None if who.reaches_all else who.tenant).items()
+            if who.reaches_all or self._catalog.may(who, self._settings.servers[name])
+        }
+        down = sum(server["unreachable"] is not None for server in seen.values())
+        counts = {"server_count": len(seen), "unreachable_count": down}
+        return {**counts, "servers": seen} if who.is_admin else counts
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
