@@ -310,11 +310,7 @@ class CostEstimator:
         if encoder is None and self._lazy is not None:
             encoder = self._encoder = self._lazy.take()
         learning = self._learning
-        if (
-            (messages is None and not tools and type(prompt) is str)
-            or learning is None
-            or learning.empty
-        ):
+        if learning is None or learning.empty or (messages is None and not tools):
             return counting.count(model_id, prompt, messages, tools, framing, encoder)
         return self.count_and_trace(model_id, prompt, messages, tools)[0]
 

@@ -212,3 +212,13 @@ def test_an_estimator_may_learn_nothing() -> None:
         for words in range(20, 30):
             governor.settle(governor.reserve(**asking(words)), completion(tokens_in=billed(words)))
         assert method(governor) == "heuristic"
+
+
+def test_a_call_that_says_nothing_is_estimated_after_learning_too(governor: Governor) -> None:
+    """A call without prompt, messages and tools is reserved as before others were learned from."""
+    silent: dict[str, Any] = {"tenant": "acme", "model": "gpt-4o", "max_output_tokens": 100}
+    before = governor.check(**silent).estimate.highest
+    held = governor.reserve(**asking())
+    governor.settle(held, completion(tokens_in=120))
+    assert governor.reserve(**silent).allowed
+    assert governor.check(**silent).estimate.highest == before
