@@ -55,9 +55,9 @@ def measured(amount: int, measure: str) -> Decimal | int:
 
 
 def _shown(amount: Decimal | int, measure: str) -> str:
-    return (
-        format_usd(to_nano(amount, signed=True)) if measure == "cost" else f"{amount:,} {measure}"
-    )
+    if measure == "cost":
+        return format_usd(to_nano(amount, signed=True))
+    return f"{amount:,} {measure.removesuffix('s') if amount == 1 else measure}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,8 +134,8 @@ class CounterOffer:
     Attributes:
         max_output_tokens: The largest output cap with which the same call would be granted.
         models: Cheaper models, able to do the same, whose call would fit.
-        resets_at: When the window of the limit that refused ends.
-        approvers: Who could say yes, where a person can.
+        resets_at: When the last of the limits that are in the way resets; None where one never does.
+        approvers: Who could say yes, where a person can: not where a `deny` is in the way too.
     """
 
     max_output_tokens: int | None = None
@@ -155,6 +155,13 @@ class CounterOffer:
         if self.approvers is not None:
             offers.append(f"approval by {self.approvers}")
         return "What fits now: " + "; ".join(offers) if offers else ""
+
+
+def _all_reset_at(step: Step) -> datetime | None:
+    """Say when the last of the limits that are in the way resets; None where one never does."""
+    ends = [reason_of(step, check).resets_at for check in step.crossed if check.acts]
+    found = [end for end in ends if end is not None]
+    return max(found) if found and len(found) == len(ends) else None
 
 
 def reason_of(step: Step, check: Check, *, shrank: bool = False) -> Reason:
@@ -388,13 +395,15 @@ class Decision:
             return None
         step = self.verdict.last
         fits = largest_output(step.candidate.checks, self.need, step.committed)
-        resets = [reason.resets_at for reason in self.reasons if reason.acted]
         asks = any(check.decision == "require_approval" for check in step.crossed)
+        denies = any(check.denies for check in step.crossed)
         return CounterOffer(
             max_output_tokens=fits if 0 < fits < step.output_tokens else None,
             models=self._fitting_models(step),
-            resets_at=resets[0] if resets else None,
-            approvers=f"an admin of tenant {self.subject.tenant!r}" if asks else None,
+            resets_at=_all_reset_at(step),
+            approvers=(
+                f"an admin of tenant {self.subject.tenant!r}" if asks and not denies else None
+            ),
         )
 
     def _fitting_models(self, step: Step) -> tuple[str, ...]:
@@ -436,7 +445,16 @@ class Decision:
         note = self._note()
         if note:
             return f"Denied {self.requested_tool}: {note}."
+        why += self._unforgiven_words()
         return f"Denied {self.requested_tool}: {why}." + (f" {offer}." if offer else "")
+
+    def _unforgiven_words(self) -> str:
+        """Name the `deny` for which a policy that acts first can't ask; nothing where none is."""
+        step = None if self.verdict is None else self.verdict.last
+        if step is None or step.acted is None or step.acted.decision != "require_approval":
+            return ""
+        denies = next((check for check in step.crossed if check.denies), None)
+        return f"; no approval helps, since {reason_of(step, denies)}" if denies else ""
 
     def _shrunk_words(self) -> str:
         """Say that less output was granted than was asked for, and why; nothing where it wasn't."""

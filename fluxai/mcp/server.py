@@ -98,7 +98,7 @@ async def _called(
     except ValidationError as error:
         return _failed(_invalid(error))
     except Refused as refusal:
-        return _failed(f"{refusal}. Do not retry the same call.")
+        return _failed(f"{str(refusal).rstrip('.')}. Do not retry the same call.")
     except StorageError as error:
         log.error("%s failed: %s", tool.name, error)  # noqa: TRY400 -- the line says it all
         kept = "was kept and will be entered later" if error.spooled else "was not done"

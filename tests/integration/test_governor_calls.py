@@ -88,6 +88,44 @@ def test_a_refusal_says_why_and_what_would_fit(governor: Governor) -> None:
         assert governor.check(**{**ASK, "model": name, "max_output_tokens": 100_000}).allowed
 
 
+def test_what_fits_after_waiting_is_told_of_the_last_limit_in_the_way(governor: Governor) -> None:
+    """A day that ends is no remedy while the month is used up, or a limit in total."""
+    month = {"tenant_id": "acme", "limit_type": "monthly", "limit_value": "5"}
+    governor.policies.put(Policy(id="month", **month))  # type: ignore[arg-type]
+    governor.record(tenant="acme", model="gpt-4o", cost="5", id="before")
+    offer = governor.check(**ASK).counter_offer
+    assert offer is not None
+    assert offer.resets_at == datetime(2026, 2, 1, tzinfo=UTC)
+    governor.policies.put(Policy(id="month", **{**month, "limit_type": "total"}))  # type: ignore[arg-type]
+    governor.record(tenant="acme", model="gpt-4o", cost="5", id="more")
+    offer = governor.check(**ASK).counter_offer
+    assert offer is not None
+    assert offer.resets_at is None
+
+
+def test_no_approval_is_offered_where_a_deny_is_crossed_too(governor: Governor) -> None:
+    """The refusal names the limit that no approval overrides, beside the one that asks for one."""
+    governor.policies.put(
+        Policy(
+            id="ask",
+            tenant_id="acme",
+            scope="tool",
+            scope_id="gpt-4o",
+            limit_type="daily",
+            measure="requests",
+            limit_value=1,
+            decision="require_approval",
+        )
+    )
+    governor.record(tenant="acme", model="gpt-4o", cost="5", id="before")
+    refused = governor.reserve(**ASK)
+    assert (refused.decision, refused.reasons[0].policy_id) == ("denied", "ask")
+    assert refused.counter_offer is not None
+    assert refused.counter_offer.approvers is None
+    assert "1 request settled" in refused.message
+    assert "no approval helps, since the daily cost limit of $5.00" in refused.message
+
+
 def test_a_look_holds_nothing_and_agrees_with_reserve(governor: Governor) -> None:
     """`check` says what `reserve` would, on every side of a limit, and changes nothing."""
     for limit in ("0", "0.0005", "0.00102", "0.002", "5"):

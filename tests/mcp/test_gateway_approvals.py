@@ -226,7 +226,9 @@ def test_a_call_waits_where_the_client_may_not_answer(
                 told = decision_of(waits)
                 assert waits.is_error
                 assert told["decision"] == "pending_approval"
-                assert f"fluxai approvals approve {told['approval_id']}" in text_of(waits)
+                command = f"`fluxai approvals approve {told['approval_id']} --by NAME`"
+                assert command in text_of(waits)
+                assert ".." not in text_of(waits)
                 again = await user.call_tool("s__search", {"q": "one"})
                 assert decision_of(again)["approval_id"] == told["approval_id"]
                 assert _reached(tmp_path) == 0

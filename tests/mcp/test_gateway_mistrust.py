@@ -91,6 +91,7 @@ def test_a_number_of_units_that_is_not_understood_is_not_forwarded(
             async with client(opened) as user:
                 refused = await user.call_tool("s__read", {"pages": given})
                 assert text_of(refused).startswith("Not forwarded: pages")
+                assert "Do not retry with the same arguments." in text_of(refused)
                 three = await user.call_tool("s__read", {"pages": 3})
                 assert decision_of(three)["cost"] == "0.03"
             assert (await governor.usage("acme")).total_cost == Decimal("0.03")

@@ -98,7 +98,9 @@ class Calls:
         except StorageError as error:
             log.error("a call could not be decided: %s", error)  # noqa: TRY400
             return refusals.not_decided("the budgets can't be read or written now")
-        except (InvalidRequest, NotFound, ApprovalConflict) as error:
+        except InvalidRequest as error:
+            return refusals.not_understood(str(error))
+        except (NotFound, ApprovalConflict) as error:
             return refusals.not_decided(str(error))
         if not isinstance(granted, Reservation):
             return granted

@@ -24,7 +24,7 @@ def refused(decision: Decision) -> types.CallToolResult:
         else f"Do not retry this call before {resets_at:%Y-%m-%d %H:%M:%S} UTC, when the limit resets"
     )
     return _error(
-        f"Refused by budget policy, and not forwarded: {decision.message}. {when}.",
+        f"Refused by budget policy, and not forwarded: {decision.message} {when}.",
         _told(decision, resets_at=None if resets_at is None else resets_at.isoformat()),
     )
 
@@ -32,9 +32,9 @@ def refused(decision: Decision) -> types.CallToolResult:
 def waiting(decision: Decision, approval_id: str) -> types.CallToolResult:
     """Say that a person has to approve a call first."""
     return _error(
-        f"Not forwarded yet: {decision.message}. A person has to approve it, for example with "
-        f"`fluxai approvals approve {approval_id}`. Do not retry until it is approved; then make "
-        f"the same call with the same arguments, and it runs once.",
+        f"Not forwarded yet: {decision.message} A person has to approve it, for example with "
+        f"`fluxai approvals approve {approval_id} --by NAME`. Do not retry until it is approved; "
+        f"then make the same call with the same arguments, and it runs once.",
         {**_told(decision), "decision": "pending_approval", "approval_id": approval_id},
     )
 
@@ -50,6 +50,13 @@ def declined(decision: Decision) -> types.CallToolResult:
 def not_decided(why: str) -> types.CallToolResult:
     """Say that nobody could decide about a call, so that it was not forwarded."""
     return _error(f"Not forwarded: {why}. Do not retry at once.", {"decision": "denied"})
+
+
+def not_understood(why: str) -> types.CallToolResult:
+    """Say that a call can't be priced as it was made, so that it was not forwarded."""
+    return _error(
+        f"Not forwarded: {why}. Do not retry with the same arguments.", {"decision": "denied"}
+    )
 
 
 def unreachable(why: str) -> types.CallToolResult:
