@@ -109,6 +109,10 @@ def subject(
     for name, value in (("tenant", tenant), ("user", user), ("approval_id", approval_id)):
         if value is not None:
             check_text(name, value)
+    if isinstance(labels.get("labels"), Mapping):
+        raise InvalidRequest(
+            "labels", "each label is an argument of its own here, such as subject(team='red')"
+        )
     here = outer._replace(labels=joined(outer.labels, labels))
     if tenant is not None:
         same_payer(outer, tenant)

@@ -20,7 +20,7 @@ from fluxai.arguments import check_tenant, check_text, read_uid
 from fluxai.core.errors import InvalidRequest, NotFound, StorageError, UnknownModel
 from fluxai.core.ids import uuid_text
 from fluxai.core.money import to_decimal
-from fluxai.core.windows import to_us
+from fluxai.core.windows import from_us, to_us
 from fluxai.policy.promises import certificate_id
 from fluxai.prompts import Calibration
 from fluxai.prompts.scorer import shipped
@@ -122,7 +122,7 @@ class RouteReport:
             "cheap": self.cheap,
             "risk": self.risk,
             "confidence": self.confidence,
-            "certificate": None if self.certificate is None else self.certificate.to_dict(),
+            "certificate": None if self.certificate is None else _shown(self.certificate),
             "pairs": self.pairs,
             "calls": self.calls,
             "routed": self.routed,
@@ -132,6 +132,15 @@ class RouteReport:
             "checked": self.checked,
             "harm_bound": self.harm_bound,
         }
+
+
+def _shown(certificate: Certificate) -> dict[str, Any]:
+    """Show a certificate with its instants as texts, where `to_dict` keeps microseconds."""
+    row = certificate.to_dict()
+    for name in ("at", "expires", "since"):
+        instant = row.pop(f"{name}_us")
+        row[name] = from_us(instant).isoformat() if instant else None
+    return row
 
 
 class Learned:

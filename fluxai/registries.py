@@ -317,9 +317,15 @@ class Policies(_Registry):
             raise InvalidRequest(
                 "fallback_tool_id", f"the fallbacks would go round in a circle: {' → '.join(cycle)}"
             )
+        named = policy.fallback_tool_id or ""
         try:
-            catalog.any(policy.fallback_tool_id or "", governor._now())
-        except (UnknownModel, NotFound) as error:
+            catalog.any(named, governor._now())
+        except NotFound as error:
+            raise InvalidRequest(
+                "fallback_tool_id",
+                f"{named!r:.120} is neither a model with a price nor a tool that is registered",
+            ) from error
+        except UnknownModel as error:
             raise InvalidRequest("fallback_tool_id", str(error)) from error
 
     def get(self, id: str) -> Policy:  # noqa: A002 -- the public name

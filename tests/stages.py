@@ -69,7 +69,7 @@ def coverage(extra: Sequence[str]) -> int:
 
 
 def demo(extra: Sequence[str]) -> int:
-    """Run `fluxai demo`: three scenarios, offline."""
+    """Run `fluxai demo`: seven scenes, offline."""
     return _run("fluxai", "demo", *extra)
 
 

@@ -58,10 +58,11 @@ def simulate(
         )
     document = {"tenant": tenant, "days": days, "routes": [one.to_dict() for one in found]}
     sections = [Section(f"{one.asked} to {one.cheap}", _blocks(one, days)) for one in found]
-    nothing = Section(
-        "", ["No policy has a quality_risk. Name a pair to try: --asked gpt-4o --cheap gpt-4o-mini"]
+    nothing = (
+        f"No policy of tenant {tenant!r} has a quality_risk. Name another with --tenant, or a pair to "
+        f"try: --asked gpt-4o --cheap gpt-4o-mini"
     )
-    return Answer(document, sections or [nothing])
+    return Answer(document, sections or [Section("", [nothing])])
 
 
 def _blocks(one: Replay, days: int) -> list[Block]:

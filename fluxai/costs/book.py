@@ -250,7 +250,7 @@ class PriceBook:
         hint = f"; did you mean {', '.join(near)}?" if near else "."
         return (
             f"no price is known for model {model_id!r:.120}{at}{hint} "
-            "Give it one with ModelRegistry.put(Model(...))"
+            "Give it one with governor.models.put(Model(…)), or say what it costs with on_unpriced on a policy"
         )
 
     def dearest(self, provider: str, at_us: int) -> dict[str, int] | None:

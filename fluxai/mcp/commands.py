@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec
 import click
 
 from fluxai import __version__
-from fluxai.core.errors import ConfigurationError, FluxAIError
+from fluxai.core.errors import ConfigurationError, FluxAIError, InvalidRequest
 from fluxai.core.windows import parse_duration
 from fluxai.mcp.options import (
     DEFAULT_DB,
@@ -186,7 +187,7 @@ def add_key(
     from fluxai.mcp.keys import KeyFile
 
     file = KeyFile(keys or DEFAULT_KEYS)
-    ends = None if expires is None else int(time.time()) + parse_duration(expires) // 1_000_000
+    ends = None if expires is None else int(time.time()) + _seconds(expires)
     key, shown = file.add(tenant=tenant, user=user, scopes=scopes, expires_at=ends)
     if as_json:
         click.echo(json.dumps({"key": shown, **_row(key)}, indent=2))
@@ -208,7 +209,10 @@ def list_keys(*, keys: Path | None, as_json: bool) -> None:
         click.echo(json.dumps({"keys": [_row(key) for key in found]}, indent=2))
         return
     for key in found:
-        click.echo("  ".join([key.id, key.tenant, key.user or "-", " ".join(key.scopes) or "-"]))
+        parts = [key.id, key.tenant, key.user or "-", " ".join(key.scopes) or "-"]
+        if key.expires_at is not None:
+            parts.append(f"until {datetime.fromtimestamp(key.expires_at, UTC):%Y-%m-%d %H:%M} UTC")
+        click.echo("  ".join(parts))
 
 
 @keys.command("revoke")
@@ -221,6 +225,13 @@ def revoke_key(*, key_id: str, keys: Path | None) -> None:
 
     key = KeyFile(keys or DEFAULT_KEYS).revoke(key_id)
     click.echo(f"Key {key.id} of tenant {key.tenant} was revoked.")
+
+
+def _seconds(span: str) -> int:
+    try:
+        return parse_duration(span) // 1_000_000
+    except InvalidRequest as error:
+        raise click.UsageError(f"--expires: {span!r:.40} is no time such as 90d or 12h") from error
 
 
 def _row(key: Key) -> dict[str, Any]:

@@ -127,6 +127,11 @@ class ToolCatalog:
         """
         tool = self._tools.get(self.canonical(tool_id))
         if tool is None:
+            if self._model_id(tool_id) is not None:
+                raise NotFound(
+                    f"tool: {tool_id!r:.120} is a model, which is paid for by the token: ask for it "
+                    f"with model=, or give it a price per unit with governor.tools.put(Tool(…))"
+                )
             known = ", ".join(sorted(self._tools)[:8]) or "none yet"
             raise NotFound(
                 f"tool: {tool_id!r:.120} has no price per unit; register it with "
@@ -150,8 +155,9 @@ class ToolCatalog:
     def _check_allowed(self, model_id: str, provider: str | None = None) -> None:
         if not self._registry.allows(model_id, provider):
             raise UnknownModel(
-                f"model {model_id!r:.120} is not among the tenant's allowed_models; ask for one that "
-                f"is, or add it to the tenant's record"
+                f"model {model_id!r:.120} is not among the tenant's allowed_models "
+                f"({', '.join(self._registry.allowed or ()) or 'none'}); ask for one that is, or add it "
+                f"to the tenant's record"
             )
 
     def any(self, tool_id: str, at_us: int) -> PricedTool:

@@ -259,6 +259,8 @@ class _Job:
         choice = router.first()
         if choice.model is None:
             raise self._none(registry, choice)
+        if model_id is not None:
+            choice = replace(choice, reason=f"{choice.model} (${choice.cost:f}): asked for by name")
         answered = yield from until_answered(
             router, choice, self._client, self._question, draws=True, others=model_id is None
         )

@@ -108,12 +108,17 @@ def instrument(
         What undoes it: a context manager; `uninstrument()` does the same.
 
     Raises:
-        ConfigurationError: This process is instrumented already.
+        ConfigurationError: This process is instrumented already, or `governor` is none.
         InvalidRequest: An argument is wrong.
     """
     from fluxai.governor import Governor
     from fluxai.providers.wrapping import agreed
 
+    if governor is not None and not isinstance(governor, Governor):
+        raise ConfigurationError(
+            f"governor: must be a Governor, such as Governor('sqlite:///fluxai.db'), got "
+            f"{type(governor).__name__}"
+        )
     with _lock:
         if _current:
             raise ConfigurationError(

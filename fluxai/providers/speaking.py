@@ -246,7 +246,10 @@ def sides(size: str) -> tuple[int, int]:
     """
     found = _SIZE.fullmatch(size) if isinstance(size, str) else None
     if found is None:
-        raise InvalidRequest("size", f"must be such as '1024x1024', got {size!r:.40}")
+        raise InvalidRequest(
+            "size",
+            f"must be a width and a height of 10 to 99999, such as '1024x1024', got {size!r:.40}",
+        )
     return int(found[1]), int(found[2])
 
 

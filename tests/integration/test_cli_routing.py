@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -75,6 +76,9 @@ def test_the_report_shows_certificate_traffic_saving_and_harm(routed: Path) -> N
     (tenant,) = run("routing", "report", "--json", "--db", url(routed)).document["tenants"]
     (route,) = tenant["routes"]
     assert (route["calls"], route["routed"], route["certificate"]["state"]) == (3, 2, "valid")
+    certified_at = datetime.fromisoformat(route["certificate"]["at"])
+    expires = datetime.fromisoformat(route["certificate"]["expires"])
+    assert expires > certified_at > datetime(2026, 1, 1, tzinfo=UTC)
     assert Decimal(route["saved"]) > 0
     assert tenant["abilities"]["models"]["gpt-4o-mini"]["outcomes"] > 30
 
@@ -104,7 +108,9 @@ def test_without_a_policy_both_say_how_to_begin(tmp_path: Path) -> None:
     with Governor(url(tmp_path)) as governor:
         governor.policies.put(Policy(tenant_id="acme", limit_type="daily", limit_value=1))
     assert "quality_risk" in run("routing", "report", "--db", url(tmp_path)).out
-    assert "--asked" in run("simulate", "--routing", "--db", url(tmp_path)).out
+    nothing = run("simulate", "--routing", "--db", url(tmp_path)).out
+    assert "--asked" in nothing
+    assert "tenant 'default'" in nothing
     assert run("simulate", "--db", url(tmp_path)).code == 2
     assert run("simulate", "--routing", "--asked", "gpt-4o", "--db", url(tmp_path)).code == 2
     unknown = run(

@@ -352,6 +352,8 @@ def test_a_tool_is_paid_by_the_unit(governor: Governor) -> None:
 
     with pytest.raises(NotFound, match="no price per unit"):
         lookup("x")
+    with pytest.raises(NotFound, match="'gpt-4o' is a model, .* with model="):
+        governor.reserve(tool="gpt-4o", tenant="acme", units=3)
 
 
 @pytest.mark.parametrize(

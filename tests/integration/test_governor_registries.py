@@ -201,6 +201,20 @@ def test_a_policy_that_may_not_move_takes_no_id_from_another(*, meanwhile: bool)
         assert governor.policies.get("daily").tenant_id == "acme"
 
 
+def test_a_fallback_that_is_nothing_is_refused(governor: Governor) -> None:
+    """It is said to be no model and no tool, since either was meant."""
+    with pytest.raises(InvalidRequest, match="'gpt-99' is neither a model with a price nor a tool"):
+        governor.policies.put(
+            Policy(
+                tenant_id="acme",
+                limit_type="daily",
+                limit_value=1,
+                decision="downgrade",
+                fallback_tool_id="gpt-99",
+            )
+        )
+
+
 def test_fallbacks_may_not_go_in_circles(governor: Governor) -> None:
     """A → B → C → A is refused when the last one is put, under any spelling."""
     chain = [("gpt-4", "gpt-4o"), ("openai/gpt-4o", "gpt-4o-mini"), ("gpt-4o-mini", "gpt-4-0613")]

@@ -330,6 +330,14 @@ def test_what_others_have_put_on_top_stays(
     assert (len(seen), len(governor.events())) == (2, 1)
 
 
+def test_what_is_no_governor_is_refused_at_once() -> None:
+    """A store's URL in its place would fail at the first call only."""
+    with pytest.raises(ConfigurationError, match="must be a Governor"):
+        fluxai.instrument("sqlite:///fluxai.db")  # type: ignore[arg-type]
+    with fluxai.instrument():
+        pass
+
+
 def test_a_process_is_instrumented_once(governor: Governor) -> None:
     """A second time is an error, not a second charge."""
     fluxai.instrument(governor)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import fluxai
-from fluxai import Governor
+from fluxai import Governor, InvalidRequest
 from fluxai.context import NOWHERE, surroundings
 from fluxai.testing import FakeClock
 from tests.integration.stubs import daily
@@ -218,3 +218,12 @@ def test_records_and_budgets_have_it_too(governor: Governor) -> None:
     assert (event.tenant, event.user, event.labels) == ("acme", "alice", {"run": "42"})
     (budget,) = governor.budgets("acme")
     assert budget.settled == 1
+
+
+def test_labels_are_arguments_of_their_own() -> None:
+    """A mapping of labels, as other functions take it, is answered by how to write it here."""
+    with (
+        pytest.raises(InvalidRequest, match=r"subject\(team='red'\)"),
+        fluxai.subject(tenant="acme", labels={"team": "red"}),  # type: ignore[arg-type]
+    ):
+        pytest.fail("it ran")

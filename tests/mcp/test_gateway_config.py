@@ -80,6 +80,10 @@ def _two(one: str, other: str) -> str:
         ("[servers]", "servers"),
         ("[servers.a]", "servers.a: .*either command or url"),
         ('[servers.a]\nurl = "x"', "servers.a: .*http"),
+        (
+            '[servers.a]\ncommand = "py x.py"',
+            r"servers.a.command: .*list, such as \['py', 'x.py'\]",
+        ),
         ('[servers.a]\ncommand = ["x"]\ncost = 0.1', "servers.a.cost: .*quotes"),
         ('[servers.a]\ncommand = ["x"]\nprize = "1"', "servers.a.prize: Extra"),
         ('[servers.a__b]\ncommand = ["x"]', "a__b"),

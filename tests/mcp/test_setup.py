@@ -219,5 +219,8 @@ def test_the_commands_for_keys(main: Callable[..., tuple[int, str]], tmp_path: P
     assert (row["tenant"], row["scopes"]) == ("acme", [ADMIN])
     assert row["expires_at"] > 0
     assert shown[0] not in listed
+    assert "acme  -  fluxai:admin  until 2" in main("keys", "list", keys)[1]
+    code, refused = main("keys", "add", "--tenant=acme", "--expires=soon", keys)
+    assert (code, "--expires: 'soon' is no time such as 90d" in refused) == (2, True)
     assert main("keys", "revoke", row["id"], keys)[0] == 0
     assert main("keys", "revoke", row["id"], keys)[0] == 1

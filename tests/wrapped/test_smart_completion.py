@@ -406,7 +406,8 @@ def test_a_model_that_is_named_makes_the_picture_or_nobody(
     smart: Governor, provider: FakeProvider
 ) -> None:
     """Where the caller names the model, no other is asked in its place."""
-    assert smart.generate_image("A cat", model="dall-e-3").model == "dall-e-3"
+    named = smart.generate_image("A cat", model="dall-e-3")
+    assert (named.model, "asked for by name" in named.reason) == ("dall-e-3", True)
     assert smart.generate_image("A cat", model="gemini-2.5-flash-image").provider == "google"
     provider.clear()
     provider.fail(503)

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -22,6 +22,9 @@ from pydantic import (
 
 from fluxai.core.errors import ConfigurationError
 from fluxai.mcp.gateway.pins import Trust
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 _SERVER_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]|_(?=[A-Za-z0-9-])){0,31}")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -223,7 +226,7 @@ def read_settings(path: Path, environment: Mapping[str, str] | None = None) -> G
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not TOML: {error}") from error
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
+        lines = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {_fault(e)}" for e in error.errors()]
         raise ConfigurationError(f"{path}: " + "; ".join(lines)) from error
     variables = os.environ if environment is None else environment
     filled = {
@@ -234,6 +237,12 @@ def read_settings(path: Path, environment: Mapping[str, str] | None = None) -> G
     return settings.model_copy(
         update={"servers": filled, "pins_file": path.parent.joinpath(pins_file)}
     )
+
+
+def _fault(error: ErrorDetails) -> str:
+    if error["type"] == "tuple_type":
+        return f"must be a list, such as {str(error['input']).split()!r}"
+    return error["msg"].removeprefix("Value error, ")
 
 
 def _filled(where: str, server: ServerSettings, variables: Mapping[str, str]) -> ServerSettings:
