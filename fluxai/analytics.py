@@ -9,10 +9,9 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from fluxai.arguments import instant_us
-from fluxai.context import BUDGET_LABEL
 from fluxai.core.decisions import Reservation, UsageEvent, measured
 from fluxai.core.errors import InvalidRequest
-from fluxai.core.ledger import CALL_LABEL, MEASURES, CounterKey
+from fluxai.core.ledger import BUDGET_LABEL, CALL_LABEL, MEASURES, CounterKey
 from fluxai.core.money import to_decimal
 from fluxai.core.windows import MAX_US, MIN_US, Window, from_us, window_at
 from fluxai.policy.records import User

@@ -15,11 +15,9 @@ from typing import Any, NamedTuple
 
 from fluxai.arguments import check_text
 from fluxai.core.errors import InvalidRequest
-from fluxai.core.ledger import CALL_LABEL
+from fluxai.core.ledger import BUDGET_LABEL, CALL_LABEL
 
 LABELS_MAX = 16
-#: Labels under which `governor.budget()` blocks count; nobody else may use them.
-BUDGET_LABEL = "budget."
 
 Labels = tuple[tuple[str, str], ...]
 

@@ -29,7 +29,6 @@ from fluxai.arguments import (
     ttl_us,
 )
 from fluxai.context import (
-    BUDGET_LABEL,
     NOWHERE,
     budget_block,
     label_pairs,
@@ -59,6 +58,7 @@ from fluxai.core.errors import (
 )
 from fluxai.core.ids import IdSource, Uuid7Source, uuid_text
 from fluxai.core.ledger import (
+    BUDGET_LABEL,
     Need,
     Plan,
     Subject,

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import fluxai.models.catalog
 import fluxai.models.standins  # noqa: F401 -- see above
 from fluxai.arguments import check_tenant, check_text
-from fluxai.context import BUDGET_LABEL, NOWHERE, Surroundings, label_pairs, same_payer
+from fluxai.context import NOWHERE, Surroundings, label_pairs, same_payer
 from fluxai.core.errors import InvalidRequest, NotFound, StorageError, UnknownModel
-from fluxai.core.ledger import NEVER, Candidate, Need, Plan, Subject
+from fluxai.core.ledger import BUDGET_LABEL, NEVER, Candidate, Need, Plan, Subject
 from fluxai.models.model import Model
 from fluxai.policy.catalog import ToolCatalog
 from fluxai.policy.compile import Extra, RuleIndex, RuleSet, compile_plan

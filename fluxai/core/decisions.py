@@ -20,6 +20,7 @@ from fluxai.core.errors import InvalidRequest
 from fluxai.core.estimates import CostLine, Estimate, cost_line, fixed_line
 from fluxai.core.ids import uuid_int, uuid_text
 from fluxai.core.ledger import (
+    BUDGET_LABEL,
     COST,
     MEASURES,
     MIN_OUTPUT_TOKENS,
@@ -89,7 +90,9 @@ class Reason:
 
     @property
     def whose(self) -> str:
-        """Whose limit it is: `tenant`, `user 'alice'`, `tool 'gpt-4o'`, `label 'run'`."""
+        """Whose limit it is: `tenant`, `user 'alice'`, `label 'run'`, `budget() block`."""
+        if self.scope == "label" and (self.scope_id or "").startswith(BUDGET_LABEL):
+            return "budget() block"
         return self.scope if self.scope_id is None else f"{self.scope} {self.scope_id!r}"
 
     def __str__(self) -> str:

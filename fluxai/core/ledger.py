@@ -32,6 +32,8 @@ Amounts = tuple[int, int, int, int]
 NEVER = 1 << 62
 #: Labels that name a call by a digest, where a policy limits its repeats; nobody else may use them.
 CALL_LABEL = "fluxai.call"
+#: Labels under which `governor.budget()` blocks count; nobody else may use them either.
+BUDGET_LABEL = "budget."
 
 
 class Subject(NamedTuple):

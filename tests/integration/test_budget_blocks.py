@@ -41,7 +41,7 @@ def test_a_block_limits_what_is_spent_inside(governor: Governor) -> None:
         assert [_spend(governor) for _ in range(7)] == [True] * 5 + [False] * 2
         assert (block.spent, block.reserved, block.remaining) == (Decimal("0.50"), 0, 0)
         refused = governor.reserve(tool="dime")
-        assert "total cost limit of $0.50" in refused.message
+        assert "total cost limit of $0.50 for the budget() block" in refused.message
     assert governor.reserve(**DIME).allowed
     assert {event.labels["run"] for event in governor.events()} == {"42"}
     assert {event.tenant for event in governor.events()} == {"acme"}

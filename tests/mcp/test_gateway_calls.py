@@ -253,6 +253,22 @@ def test_a_changed_tool_disappears_until_a_person_has_approved_it(tmp_path: Path
     asyncio.run(run())
 
 
+def test_terms_of_a_tool_that_is_not_there_are_told(
+    tmp_path: Path, downstream: Downstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A misspelt name would leave a tool on its server's terms unnoticed; it is said once."""
+
+    async def run() -> None:
+        servers = {"s": {"url": downstream.url, "tools": {"serch": {"tenants": ["globex"]}}}}
+        async with gateway(tmp_path, servers, list_ttl=1e-9) as (opened, _), client(opened) as user:
+            for _ in range(2):
+                await user.list_tools()
+
+    asyncio.run(run())
+    told = [record.message for record in caplog.records if "serch" in record.message]
+    assert told == ["server 's' has no tool 'serch', whose terms are in the file"]
+
+
 def test_tools_that_are_not_granted_are_absent(tmp_path: Path, downstream: Downstream) -> None:
     """By tenant and by scope; calling them all the same is as if they were not there."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
@@ -87,6 +87,7 @@ class Catalog:
         self._prompts = NameMap(taken)
         self._listings: dict[tuple[LinkKey, Kind], _Listing] = {}
         self._fetching: dict[tuple[LinkKey, Kind], asyncio.Task[None]] = {}
+        self._missed: set[Target] = set()
 
     def may(self, identity: Identity, terms: Terms) -> bool:
         """Say whether somebody may see and use what stands under these terms."""
@@ -267,6 +268,16 @@ class Catalog:
                 self._links.drop(link)
         else:
             self._listings[key, kind] = _Listing(items, self._clock())
+            if kind == "tools":
+                self._miss(key.server, {tool.name for tool in items})
+
+    def _miss(self, server: str, listed: Collection[str]) -> None:
+        """Say once which tools have terms and are not there: a misspelt name governs nothing."""
+        for name in self._settings.servers[server].tools:
+            target = Target(server, name)
+            if name not in listed and target not in self._missed:
+                self._missed.add(target)
+                log.warning("server %r has no tool %r, whose terms are in the file", server, name)
 
     async def _trusted(self, key: LinkKey) -> dict[str, types.Tool]:
         """Return the tools of a server that may be shown, by the names that it gave."""
