@@ -12,6 +12,7 @@ from fluxai.cli.approvals import approvals
 from fluxai.cli.backfill import backfill
 from fluxai.cli.budgets import budgets
 from fluxai.cli.check import check
+from fluxai.cli.commands import Commands
 from fluxai.cli.database import db
 from fluxai.cli.demo import demo
 from fluxai.cli.policies import policies
@@ -22,14 +23,7 @@ from fluxai.cli.simulate import simulate
 from fluxai.cli.status import status
 
 
-class _InOrder(click.Group):
-    """Lists the commands as they were added: the first ones to try first."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
-        return list(self.commands)
-
-
-@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="fluxai")
 def app() -> None:
     """Budgets for AI spending: reserve before the call, settle after it.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fluxai.cli.commands import Commands
 from fluxai.cli.figures import stamp, until, usd
 from fluxai.cli.screen import Column, Section, Table, Text, Tone
 from fluxai.cli.session import Answer, Session, command
@@ -21,7 +22,7 @@ _STATES = ("pending", "approved", "rejected", "used", "expired")
 _TONES: dict[str, Tone] = {"pending": "warn", "approved": "good", "rejected": "bad"}
 
 
-@click.group()
+@click.group(cls=Commands)
 def approvals() -> None:
     """See the calls that wait for a human's answer, and answer them."""
 

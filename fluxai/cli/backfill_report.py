@@ -121,10 +121,8 @@ def summary(
         blocks.append(f"From {stamp(report.first)} to {stamp(report.last)}, for {who}")
     undated = report.flags[UNDATED]
     if undated and not placed:
-        calls = plural(undated, "call has", "calls have")
-        blocks.append(
-            Text(f"{calls} no time of their own and count now; --at TIME says when", "warn")
-        )
+        calls = plural(undated, "call is undated and counts", "calls are undated and count")
+        blocks.append(Text(f"{calls} now; --at TIME says when", "warn"))
     return Section(f"Backfill of {file.name}", blocks)
 
 

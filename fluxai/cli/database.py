@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fluxai.cli.commands import Commands
 from fluxai.cli.figures import plural
 from fluxai.cli.progress import progress
 from fluxai.cli.screen import Block, Column, Section, Table, Text
@@ -23,7 +24,7 @@ _DIFFERENCES_SHOWN = 20
 _KEPT_LEAST_US = 35 * DAY_US
 
 
-@click.group()
+@click.group(cls=Commands)
 def db() -> None:
     """Create, prove and tidy up the ledger's store."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fluxai.cli.commands import Commands
 from fluxai.cli.figures import amount, decision_word, span
 from fluxai.cli.screen import Block, Column, Section, Table, Text, Tone
 from fluxai.cli.session import Answer, Session, command
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from fluxai.policy.records import Policy
 
 
-@click.group()
+@click.group(cls=Commands)
 def policies() -> None:
     """List the limits, or apply a file of them."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fluxai.cli.commands import Commands
 from fluxai.cli.figures import unit_price
 from fluxai.cli.price_age import about_prices, price_section
 from fluxai.cli.screen import Column, Section, Table, Text
@@ -39,7 +40,7 @@ _PART_OF = {
 _UNITS = {"seconds": "second", "characters": "million characters"}
 
 
-@click.group()
+@click.group(cls=Commands)
 def prices() -> None:
     """See what models cost, compare the price table with a newer one, and take that."""
 

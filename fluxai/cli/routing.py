@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fluxai.cli.commands import Commands
 from fluxai.cli.figures import plural, stamp, usd
 from fluxai.cli.progress import progress
 from fluxai.cli.screen import Block, Cell, Column, Section, Table, Text, Tone
@@ -27,7 +28,7 @@ _NO_ROUTES = (
 )
 
 
-@click.group()
+@click.group(cls=Commands)
 def routing() -> None:
     """See which calls run on a cheaper model by themselves, and what proves that they may."""
 

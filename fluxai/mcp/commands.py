@@ -108,7 +108,10 @@ def serve(
     log_level: str,
     **http: Any,
 ) -> None:
-    """Serve the tools over stdio or HTTP, until the client closes it or Ctrl-C."""
+    """Serve the tools over stdio or HTTP.
+
+    Ends when the client closes it, or with Ctrl-C.
+    """
     logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
     if demo and tenant is None and (transport == "stdio" or http["no_auth"]):
         from fluxai.demo_data import PROCORP
@@ -161,7 +164,7 @@ def _serve(governor: Governor, settings: HttpSettings | None, **launch: Any) -> 
 
 @app.group()
 def keys() -> None:
-    """Make, list and revoke the static keys that an HTTP server accepts."""
+    """Make, list and revoke the keys of an HTTP server."""
 
 
 @keys.command("add")

@@ -39,6 +39,10 @@ def wrap(
         return wrap_stainless(client, terms)
     if "google" in homes and hasattr(client, "_api_client"):
         return wrap_genai(client, terms)
+    if isinstance(client, type):
+        raise ConfigurationError(
+            f"client: {client.__name__} is a class; pass one of its clients, {client.__name__}(…)"
+        )
     raise ConfigurationError(
         f"client: FluxAI wraps clients of openai, anthropic and google-genai, got "
         f"{type(client).__module__}.{type(client).__qualname__}; govern the function that calls it "

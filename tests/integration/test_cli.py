@@ -43,6 +43,13 @@ def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     )
 
 
+def test_help_says_whole_sentences() -> None:
+    """Nothing is cut off at the width of the terminal."""
+    shown = run("--help").out.partition("Commands:")[2]
+    assert "..." not in shown
+    assert "the last calls." in " ".join(shown.split())
+
+
 def test_help_lists_every_command() -> None:
     """`fluxai --help` names each command with a sentence about it."""
     shown = run("--help")

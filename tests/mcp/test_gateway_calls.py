@@ -259,14 +259,14 @@ def test_terms_of_a_tool_that_is_not_there_are_told(
     """A misspelt name would leave a tool on its server's terms unnoticed; it is said once."""
 
     async def run() -> None:
-        servers = {"s": {"url": downstream.url, "tools": {"serch": {"tenants": ["globex"]}}}}
+        servers = {"s": {"url": downstream.url, "tools": {"find": {"tenants": ["globex"]}}}}
         async with gateway(tmp_path, servers, list_ttl=1e-9) as (opened, _), client(opened) as user:
             for _ in range(2):
                 await user.list_tools()
 
     asyncio.run(run())
-    told = [record.message for record in caplog.records if "serch" in record.message]
-    assert told == ["server 's' has no tool 'serch', whose terms are in the file"]
+    told = [record.message for record in caplog.records if "find" in record.message]
+    assert told == ["server 's' has no tool 'find', whose terms are in the file"]
 
 
 def test_tools_that_are_not_granted_are_absent(tmp_path: Path, downstream: Downstream) -> None:

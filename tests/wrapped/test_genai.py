@@ -373,6 +373,8 @@ def test_it_keeps_its_type(governor: Governor, provider: FakeProvider) -> None:
     assert type(client).__name__ == "Client"
     assert isinstance(client.models, genai.models.Models)
     assert isinstance(client.aio, genai.client.AsyncClient)
+    with pytest.raises(ConfigurationError, match=r"is a class; pass one of its clients, Client\("):
+        governor.wrap(genai.Client)
     with pytest.raises(ConfigurationError, match="wrapped already"):
         governor.wrap(client)
     with pytest.raises(ConfigurationError, match="wrapped already"):

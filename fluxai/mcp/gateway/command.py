@@ -55,7 +55,10 @@ def gateway(
     scopes: tuple[str, ...],
     **http: Any,
 ) -> None:
-    """Put a budget in front of MCP servers: each tool call is reserved, forwarded and settled."""
+    """Put a budget in front of other MCP servers.
+
+    Each tool call is reserved, forwarded and settled.
+    """
     from fluxai.mcp.gateway.config import read_settings
     from fluxai.mcp.identity import Identity
 
@@ -101,7 +104,7 @@ async def _serve(
 
 @click.group()
 def pins() -> None:
-    """Look at the tools behind the gateway that are new or changed, and trust them."""
+    """Show the tools behind the gateway, and trust those that wait."""
 
 
 @pins.command("list")
