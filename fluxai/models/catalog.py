@@ -21,6 +21,7 @@ _EMBEDS: Final = re.compile(r"embed|rerank|voyage-(?!.*multimodal-chat)|moderati
 _MAKES_MEDIA: Final = re.compile(
     r"gpt-image|dall-e|imagen|-image|tts|whisper|transcribe|orpheus|eleven_|veo|lyria|ocr|parakeet"
 )
+_SPEAKS_OR_HEARS: Final = re.compile(r"tts|whisper|transcribe|orpheus|eleven_|lyria|parakeet")
 _REASONS: Final = re.compile(
     r"(^|[/.])o[134](-|$)|gpt-5|gpt-6|gpt-oss|claude-(3-7|3\.7|(opus|sonnet|haiku)-[4-9]|[4-9])"
     r"|claude-fable|gemini-(2\.5|[3-9])|deepseek-(r1|reasoner)|[-/]r1\b|grok-(3-mini|[4-9])|qwq"
@@ -70,13 +71,20 @@ def capabilities_of(model_id: str, rates: Mapping[str, Any]) -> frozenset[str]:
     if "audio_in" in rates or "audio_out" in rates or "seconds" in rates or "characters" in rates:
         found.add("audio")
     if _MAKES_MEDIA.search(name):
-        return frozenset(found or {"image_generation"})
+        return frozenset(found or {_media_of(name)})
     found |= {"text", "code", "tools"}
     if _SEES.search(name) or "image_in" in rates:
         found.add("image")
     if _REASONS.search(name):
         found.add("reasoning")
     return frozenset(found)
+
+
+def _media_of(name: str) -> str:
+    """Tell what a model is about whose prices do not: some speak, or read, at the price of text."""
+    if _SPEAKS_OR_HEARS.search(name):
+        return "audio"
+    return "image" if "ocr" in name else "image_generation"
 
 
 def _plain(price: Decimal) -> Decimal:

@@ -198,8 +198,11 @@ class ModelSelector:
             ranked.sort(key=lambda found: found[0] != own)
             why = f"configured for {analysis.complexity} prompts"
         (model, cost), *rest = ranked
+        if prefer != "cost" and model.id != own and model.tier != _TIERS[place]:
+            why += ", where none is able within the limits"
         if rest:
-            why += f"; next is {rest[0][0].id} at ${rest[0][1]:f}"
+            after, after_cost = rest[0]
+            why += f"; next is {after.id} ({after.tier}, ${after_cost:f})"
         return Choice(
             model=model.id,
             record=model,

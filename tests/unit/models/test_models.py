@@ -65,6 +65,8 @@ def test_tiers(registry: ModelRegistry, model: str, tier: str) -> None:
         ("claude-sonnet-4-5", {"text", "image", "reasoning"}, set()),
         ("text-embedding-3-small", {"embedding"}, {"text"}),
         ("gpt-image-1", {"image_generation"}, {"text"}),
+        ("gpt-4o-mini-tts", {"audio"}, {"image_generation", "text"}),
+        ("mistral-ocr-2512", {"image"}, {"image_generation", "text"}),
         ("whisper-1", {"audio"}, {"text"}),
         ("gpt-audio", {"audio", "text"}, set()),
         ("gemini-2.5-flash-image", {"image_generation"}, set()),

@@ -101,7 +101,16 @@ def test_what_it_costs_and_what_was_second_is_told(selector: ModelSelector) -> N
     choice = selector.select(_analysis("simple"))
     assert choice.cost == Decimal("0.0015")
     assert choice.alternatives[0] == "quick-one"
-    assert "next is quick-one at $0.003" in choice.reason
+    assert "next is quick-one (fast, $0.003)" in choice.reason
+
+
+def test_a_tier_that_has_nothing_able_is_not_claimed(selector: ModelSelector) -> None:
+    """A choice out of another tier says that it is a makeshift."""
+    limited = selector.select(_analysis("complex"), max_cost="0.01")
+    assert limited.model == "middle-one"
+    assert "the premium tier, where none is able within the limits" in limited.reason
+    assert "none is able" not in selector.select(_analysis("complex")).reason
+    assert "none is able" not in selector.select(_analysis("complex"), "cost").reason
 
 
 @pytest.mark.parametrize("claim", ["simple", "medium", "complex"])
