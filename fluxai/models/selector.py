@@ -198,7 +198,7 @@ class ModelSelector:
             ranked.sort(key=lambda found: found[0] != own)
             why = f"configured for {analysis.complexity} prompts"
         (model, cost), *rest = ranked
-        if prefer != "cost" and model.id != own and model.tier != _TIERS[place]:
+        if prefer != "cost" and model != own and model.tier != _TIERS[place]:
             why += ", where none is able within the limits"
         if rest:
             after, after_cost = rest[0]

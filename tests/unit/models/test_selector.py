@@ -129,7 +129,9 @@ def test_nothing_is_dearer_than_what_was_asked_for(
 def test_a_model_of_one_s_own_for_a_level(selector: ModelSelector) -> None:
     """It wins where it is able and within the limits; else the others are looked at."""
     own = ModelSelector(_registry(), providers=["own"], by_complexity={"simple": "wide-one"})
-    assert own.select(_analysis("simple")).model == "wide-one"
+    chosen = own.select(_analysis("simple"))
+    assert chosen.model == "wide-one"
+    assert "configured for simple prompts; next" in chosen.reason
     assert own.select(_analysis("simple"), max_cost="0.005").model == "tiny-one"
     assert own.select(_analysis("medium")).model == "middle-one"
 
