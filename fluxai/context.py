@@ -107,10 +107,7 @@ def subject(
     for name, value in (("tenant", tenant), ("user", user), ("approval_id", approval_id)):
         if value is not None:
             check_text(name, value)
-    if isinstance(labels.get("labels"), Mapping):
-        raise InvalidRequest(
-            "labels", "each label is an argument of its own here, such as subject(team='red')"
-        )
+    _check_apart(labels, "subject(team='red')")
     here = outer._replace(labels=joined(outer.labels, labels))
     if tenant is not None:
         same_payer(outer, tenant)
@@ -131,6 +128,11 @@ def budget_block(
 
     `value` is the label that counts it, as `key=value`.
     """
+    _check_apart(labels, "budget('1.00', team='red')")
+    if "user" in labels:
+        raise InvalidRequest(
+            "user", "a block is a tenant's; say whose calls are inside with fluxai.subject(user=…)"
+        )
     outer = surroundings.get()
     same_payer(outer, tenant)
     key, _, name = value.partition("=")
@@ -143,6 +145,12 @@ def budget_block(
         )
     ):
         yield
+
+
+def _check_apart(labels: Mapping[str, object], example: str) -> None:
+    """Refuse labels in one mapping, as other functions take them, where each is an argument."""
+    if isinstance(labels.get("labels"), Mapping):
+        raise InvalidRequest("labels", f"each is an argument of its own here, such as {example}")
 
 
 def same_payer(here: Surroundings, tenant: str) -> None:

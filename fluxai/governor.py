@@ -1350,6 +1350,10 @@ class Governor:
 
         Yields:
             The block, which shows `spent`, `reserved` and `remaining`.
+
+        Raises:
+            InvalidRequest: The limit is no amount, a label can't be one, or there is a `user` among
+                them: whose calls are inside is said by `fluxai.subject()`.
         """
         from fluxai.analytics import BlockBudget
 

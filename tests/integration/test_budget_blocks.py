@@ -194,3 +194,16 @@ def test_a_block_leaves_nothing_behind(governor: Governor) -> None:
     with pytest.raises(KeyError), governor.budget("1", tenant="acme"):
         raise KeyError
     assert governor.reserve(tool="dime").subject.tenant == "default"
+
+
+def test_a_block_has_no_user_and_no_mapping_of_labels(governor: Governor) -> None:
+    """A user would have become a label, and limits of that user would not have held."""
+    for wrong, hint in (
+        ({"user": "alice"}, "fluxai.subject"),
+        ({"labels": {"team": "red"}}, "team='red'"),
+    ):
+        with (
+            pytest.raises(InvalidRequest, match=hint),
+            governor.budget("1", tenant="acme", **wrong),  # type: ignore[arg-type]
+        ):
+            pytest.fail("it ran")
