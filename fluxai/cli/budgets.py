@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fluxai.cli.figures import amount, decision_word, until
+from fluxai.cli.figures import amount, decision_word, left, until
 from fluxai.cli.screen import Cell, Column, Meter, Section, Table, Text
 from fluxai.cli.session import Answer, Session, command
 from fluxai.cli.tenants import known_tenants, tenant_names, titled
@@ -68,7 +68,7 @@ def budget_table(accounts: Sequence[Budget], now: datetime) -> Table:
             amount(budget.settled, budget.measure),
             amount(budget.reserved, budget.measure),
             amount(budget.limit, budget.measure),
-            Text(amount(budget.remaining, budget.measure), meter.tone),
+            Text(left(budget.remaining, budget.measure), meter.tone),
             until(budget.resets_at, now),
         ]
         rows.append(row if held else row[:3] + row[4:])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
-from fluxai.cli.figures import decision_word, plural, unit_price, usd
+from fluxai.cli.figures import decision_word, plural, unit_price, usd, usd_left
 from fluxai.cli.screen import Block, Column, Meter, Table, Text
 from fluxai.costs import CostEstimator
 from fluxai.demo_data import (
@@ -302,7 +302,7 @@ def _gauge(budget: Budget) -> Table:
                 meter := Meter(budget.settled, budget.reserved, budget.limit),
                 usd(Decimal(budget.settled)),
                 usd(Decimal(budget.limit)),
-                Text(usd(Decimal(budget.remaining)), meter.tone),
+                Text(usd_left(Decimal(budget.remaining)), meter.tone),
             )
         ],
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal
 
 _SIGNIFICANT = 4
 _CENT = Decimal("0.01")
@@ -13,10 +13,19 @@ _SHORTENED_FROM = 10_000_000
 
 def usd(amount: Decimal) -> str:
     """Write an amount in four significant digits, and cents at least."""
+    return _usd(amount, ROUND_HALF_EVEN)
+
+
+def usd_left(amount: Decimal) -> str:
+    """Write what is left, never as more than it is."""
+    return _usd(amount, ROUND_DOWN)
+
+
+def _usd(amount: Decimal, rounding: str) -> str:
     sign = "-" if amount < 0 else ""
     size = abs(amount)
     last = max(size.adjusted() - _SIGNIFICANT + 1, _NANO_EXPONENT) if size else 0
-    size = size.quantize(min(Decimal(1).scaleb(last), _CENT), ROUND_HALF_EVEN)
+    size = size.quantize(min(Decimal(1).scaleb(last), _CENT), rounding)
     whole, _, digits = f"{size:,f}".partition(".")
     return f"{sign}${whole}.{digits.rstrip('0').ljust(2, '0')}"
 
@@ -24,6 +33,11 @@ def usd(amount: Decimal) -> str:
 def amount(value: Decimal | int, measure: str) -> str:
     """Write an amount of a measure: USD for `cost`, a count otherwise."""
     return usd(Decimal(value)) if measure == "cost" else f"{value:,}"
+
+
+def left(value: Decimal | int, measure: str) -> str:
+    """Write what is left of a measure."""
+    return usd_left(Decimal(value)) if measure == "cost" else f"{value:,}"
 
 
 def count(number: int) -> str:

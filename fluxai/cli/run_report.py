@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from fluxai.cli.figures import amount, count, plural, usd
+from fluxai.cli.figures import amount, count, plural, usd, usd_left
 from fluxai.cli.program import Ending
 from fluxai.cli.screen import Column, PlainScreen, Screen, Section, Table, Text
 from fluxai.cli.session import Session
@@ -138,8 +138,8 @@ class Report:
         blocks: list[str | Text | Table] = []
         if models:
             blocks.append(_table(models))
-        left = f"{usd(block.spent)} of {usd(block.limit)} spent, {usd(block.remaining)} left"
-        blocks.append(Text(left, "strong"))
+        said = f"{usd(block.spent)} of {usd(block.limit)} spent, {usd_left(block.remaining)} left"
+        blocks.append(Text(said, "strong"))
         if block.reserved:
             blocks.append(
                 Text(f"{usd(block.reserved)} is held by calls that have not ended", "warn")

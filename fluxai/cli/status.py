@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from fluxai.cli.figures import amount, plural, span, until, usd
+from fluxai.cli.figures import left, plural, span, until, usd
 from fluxai.cli.screen import Block, Column, Meter, Section, Table, Text
 from fluxai.cli.session import Answer, Session, command
 from fluxai.cli.tenants import (
@@ -163,7 +163,7 @@ def _fullest(accounts: list[tuple[str, Budget]], names: dict[str, str], now: dat
                 f"{names.get(tenant, tenant)}: {budget.limit_type}{whose}",
                 meter,
                 Text(f"{meter.share:.0%}", meter.tone),
-                amount(budget.remaining, budget.measure),
+                left(budget.remaining, budget.measure),
                 until(budget.resets_at, now),
             )
         )

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fluxai.cli.figures import count, span, unit_price, until, usd
+from fluxai.cli.figures import count, span, unit_price, until, usd, usd_left
 from fluxai.cli.rich_screen import RichScreen
 from fluxai.cli.screen import Column, Meter, PlainScreen, Section, Table, Text, printable
 
@@ -100,6 +100,13 @@ def test_a_meter_shows_what_is_there(
 def test_amounts_are_written_in_significant_digits(amount: str, text: str) -> None:
     """Small amounts are not rounded to nothing, and large ones have cents."""
     assert usd(Decimal(amount)) == text
+
+
+@given(st.decimals("0.000000001", 10**9, places=9))
+def test_what_is_left_is_never_shown_as_more(amount: Decimal) -> None:
+    """A limit of which something is spent doesn't look untouched."""
+    shown = Decimal(usd_left(amount).replace("$", "").replace(",", ""))
+    assert amount * Decimal("0.999") < shown <= amount
 
 
 @given(st.decimals("0.000000001", 10**9, places=9))
