@@ -131,7 +131,7 @@ def _compiled() -> tuple[PriceTable, str]:
     if find_spec("genai_prices") is None:
         raise ConfigurationError(
             "genai-prices is not installed, and newer prices come from it; "
-            "install with: pip install --upgrade 'fluxai[prices]'"
+            "install with: pip install --upgrade genai-prices"
         )
     from fluxai.costs.compile import shipped_inputs, table_text
     from fluxai.costs.table import PriceTable

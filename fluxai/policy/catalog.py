@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fluxai.policy.records import Policy, Tool
 
 _REMEMBERED_MAX = 4_096
+_PATTERNS_SHOWN = 8
 _KINDS = frozenset({"text", "embedding", "image_generation", "audio"})
 
 
@@ -154,9 +155,12 @@ class ToolCatalog:
 
     def _check_allowed(self, model_id: str, provider: str | None = None) -> None:
         if not self._registry.allows(model_id, provider):
+            patterns = self._registry.allowed or ()
+            shown = ", ".join(patterns[:_PATTERNS_SHOWN]) or "none"
+            more = ", …" if len(patterns) > _PATTERNS_SHOWN else ""
             raise UnknownModel(
                 f"model {model_id!r:.120} is not among the tenant's allowed_models "
-                f"({', '.join(self._registry.allowed or ()) or 'none'}); ask for one that is, or add it "
+                f"({shown}{more}); ask for one that is, or add it "
                 f"to the tenant's record"
             )
 

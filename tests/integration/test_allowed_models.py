@@ -156,3 +156,10 @@ def test_what_was_held_before_settles(governor: Governor) -> None:
     allow(governor, "claude-*")
     settled = governor.settle(held, usage=Usage(input=1_000_000))
     assert settled.cost == Decimal("2.5")
+
+
+def test_a_long_list_is_not_told_in_full(governor: Governor) -> None:
+    """An error stays a line, however many patterns there are."""
+    allow(governor, *(f"model-{number}" for number in range(100)))
+    with pytest.raises(UnknownModel, match=r"\(model-0, .*model-7, …\)"):
+        ask(governor, "gpt-4o")

@@ -146,7 +146,7 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     for name in ("diff", "update"):
         shown = run("prices", name)
         assert shown.code == 1
-        assert "fluxai[prices]" in shown.err
+        assert "--upgrade genai-prices" in shown.err
     assert run("prices", "show", "gpt-4o").code == 0
 
 
