@@ -24,6 +24,7 @@ from fluxai.core.ledger import (
     COST,
     MEASURES,
     MIN_OUTPUT_TOKENS,
+    TOKENS,
     Amounts,
     Candidate,
     Check,
@@ -99,6 +100,8 @@ class Reason:
         """Say it in one sentence."""
         if self.repeats:
             return self._repeated()
+        if self.limit_type == "concurrent":
+            return self._at_once()
         if self.limit_type == "per_request":
             sums = f"this call asks for {_shown(self.requested, self.measure)}"
         else:
@@ -114,6 +117,14 @@ class Reason:
         return (
             f"the {self.limit_type} {self.measure} limit of {limit} for the {self.whose} "
             f"(policy {self.policy_id}) {verb}: {sums}{self._reset_words()}"
+        )
+
+    def _at_once(self) -> str:
+        """Say how many calls may be open, and how many are."""
+        verb = "would be crossed" if self.crossed else "holds"
+        return (
+            f"the limit of {self.limit:,} open call{'' if self.limit == 1 else 's'} at once for the "
+            f"{self.whose} (policy {self.policy_id}) {verb}: {self.settled + self.reserved:,} open"
         )
 
     def _repeated(self) -> str:
@@ -158,6 +169,11 @@ class CounterOffer:
         if self.approvers is not None:
             offers.append(f"approval by {self.approvers}")
         return "What fits now: " + "; ".join(offers) if offers else ""
+
+
+def _counts_calls(check: Check) -> bool:
+    """Whether a limit acts on the number of calls: a shorter answer is one more all the same."""
+    return check.acts and check.measure > TOKENS
 
 
 def _all_reset_at(step: Step) -> datetime | None:
@@ -398,6 +414,8 @@ class Decision:
             return None
         step = self.verdict.last
         fits = largest_output(step.candidate.checks, self.need, step.committed)
+        if any(_counts_calls(check) for check in step.crossed):
+            fits = 0
         asks = any(check.decision == "require_approval" for check in step.crossed)
         denies = any(check.denies for check in step.crossed)
         return CounterOffer(
@@ -412,8 +430,10 @@ class Decision:
     def _fitting_models(self, step: Step) -> tuple[str, ...]:
         """Name the offered models under which every limit that was crossed would hold.
 
-        Against a loop another model is no remedy.
+        Against a loop another model is no remedy, nor where calls are counted whatever they cost.
         """
+        if any(_counts_calls(check) and check.scope != "tool" for check in step.crossed):
+            return ()
         if any(check.repeats and check.acts for check in step.crossed):
             return ()
         acting = [check for check in step.candidate.checks if check.acts and check.scope != "tool"]

@@ -103,6 +103,30 @@ def test_what_fits_after_waiting_is_told_of_the_last_limit_in_the_way(governor: 
     assert offer.resets_at is None
 
 
+@pytest.mark.parametrize(
+    ("limit", "says"),
+    [
+        ({"limit_type": "concurrent"}, "the limit of 1 open call at once for the tenant"),
+        ({"limit_type": "daily", "measure": "requests"}, "the daily requests limit of 1 request"),
+    ],
+    ids=["concurrent", "requests"],
+)
+def test_no_other_call_is_offered_where_calls_are_counted(
+    governor: Governor, limit: dict[str, Any], says: str
+) -> None:
+    """A cheaper model, or a shorter answer, would be refused by that limit as well."""
+    governor.policies.put(Policy(id="calls", tenant_id="acme", limit_value=1, **limit))
+    held = governor.reserve(**ASK)
+    refused = governor.reserve(**{**ASK, "max_output_tokens": 1_000_000})
+    assert refused.decision == "denied"
+    assert {reason.policy_id for reason in refused.reasons} == {"calls", "daily"}
+    assert any(says in str(reason) for reason in refused.reasons)
+    offer = refused.counter_offer
+    assert offer is not None
+    assert (offer.models, offer.max_output_tokens) == ((), None)
+    governor.release(held)
+
+
 def test_no_approval_is_offered_where_a_deny_is_crossed_too(governor: Governor) -> None:
     """The refusal names the limit that no approval overrides, beside the one that asks for one."""
     governor.policies.put(
