@@ -63,6 +63,12 @@ def _no_float(value: object) -> object:
     return value
 
 
+def _no_text(value: object) -> object:
+    if isinstance(value, str):
+        raise ValueError(f"must be a list, such as [{value[:40]!r}]")  # noqa: TRY004 -- as above
+    return value
+
+
 def _clean_id(value: str) -> str:
     if value != value.strip() or any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
         raise ValueError("must not begin or end with spaces, nor hold control characters")
@@ -115,7 +121,7 @@ class Tenant(_Record):
     week_start: WeekDay = "monday"
     fiscal_month_start: Annotated[int, Field(ge=1, le=31)] = 1
     currency: str = "USD"
-    allowed_models: tuple[Id, ...] | None = None
+    allowed_models: Annotated[tuple[Id, ...] | None, BeforeValidator(_no_text)] = None
 
     if TYPE_CHECKING:
 

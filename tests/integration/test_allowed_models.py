@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from fluxai import Governor, InvalidRequest, Model, Policy, Tenant, Tool, UnknownModel, Usage
 from tests.integration.stubs import open_governor
@@ -59,6 +61,16 @@ def test_patterns_are_matched_with_ids(
         with pytest.raises(UnknownModel, match=re.escape(f"allowed_models ({pattern})")):
             ask(governor, model)
         assert governor.reservations(tenant="acme") == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "remedy"), [("gpt-4o", r"such as \['gpt-4o'\]"), (("",), "at least 1 character")]
+)
+def test_what_is_no_list_of_patterns_is_refused(wrong: Any, remedy: str) -> None:
+    """The field is named, and what to write instead."""
+    with pytest.raises(ValidationError, match=remedy) as refused:
+        Tenant(id="acme", allowed_models=wrong)
+    assert "allowed_models" in str(refused.value)
 
 
 def test_the_list_is_changed_and_taken_back(governor: Governor) -> None:
