@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Names of errors, of whichever client, after which it is not known whether the call was charged.
+# Names of errors, of whichever client, after which the call was charged, or nobody knows.
 _UNCERTAIN = (
     "Timeout",
     "TimeoutError",
@@ -20,6 +20,10 @@ _UNCERTAIN = (
     "DeadlineExceeded",
     "IncompleteRead",
     "PayloadError",
+    # An answer had come, which the SDK could not turn into what was asked for.
+    "LengthFinishReasonError",
+    "ContentFilterFinishReasonError",
+    "APIResponseValidationError",
 )
 # … and of those that say that nothing was sent.
 _NOT_SENT = frozenset(

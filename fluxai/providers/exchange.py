@@ -49,10 +49,12 @@ class Attempts:
 
     Attributes:
         lost: How often.
+        answer: What came of the last attempt, where the SDK raised an error instead of returning it.
     """
 
     def __init__(self) -> None:
         self.lost = 0
+        self.answer: Any = None
         #: How the attempt before the one under way ended. Where an SDK tries again while it handles
         #: that, Python notes it as the context of all errors that follow.
         self.before: BaseException | None = None
@@ -70,8 +72,8 @@ class Attempts:
         self._failed = error
 
     def forget(self) -> None:
-        """Let go of errors, which hold on to the frames that they passed."""
-        self.before = self._failed = None
+        """Let go of the answer, and of errors, which hold on to the frames that they passed."""
+        self.before = self._failed = self.answer = None
 
 
 #: The attempts of the request that is under way.
@@ -143,7 +145,10 @@ class Exchange(ABC):
         )
 
     def failed(self, error: BaseException) -> None:
-        """End the calls by how the request failed."""
+        """End the calls by how the request failed; by its answer, where one had come."""
+        if self.attempts.answer is not None:
+            self.answered(self.attempts.answer)
+            return
         for call in self.calls:
             call.end(error, self.attempts.before)
         self._charge_lost()

@@ -116,6 +116,13 @@ def _sync_class(kind: Any) -> type:
             send = functools.partial(super().request, cast_to)
             return exchange.run(lambda: send(exchange.options(), *args, **kwargs))
 
+        def _process_response(self, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return super()._process_response(*args, **kwargs)
+            except Exception:
+                note_answer(kwargs.get("response"))
+                raise
+
     return Governed
 
 
@@ -127,6 +134,13 @@ def _async_class(kind: Any) -> type:
                 return await super().request(cast_to, options, *args, **kwargs)
             send = functools.partial(super().request, cast_to)
             return await exchange.run_async(lambda: send(exchange.options(), *args, **kwargs))
+
+        async def _process_response(self, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return await super()._process_response(*args, **kwargs)
+            except Exception:
+                note_answer(kwargs.get("response"))
+                raise
 
     return Governed
 
@@ -157,6 +171,16 @@ def note_lost_attempt() -> None:
     if attempts is not None and error is not None:
         attempts.fail(error)
         attempts.start()
+
+
+def note_answer(response: Any) -> None:
+    """Keep an answer that came, and is charged, though the SDK fails at what the caller made of it.
+
+    So it is where a structured answer was cut off by its cap, or does not fit its model.
+    """
+    attempts = attempts_now.get()
+    if attempts is not None and getattr(response, "is_success", False):
+        attempts.answer = response
 
 
 def exchange_for(client: Any, options: Any) -> Request | None:
