@@ -7,6 +7,7 @@ settles its call once, however the stream ends.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fluxai.core.errors import StreamStopped
@@ -35,12 +36,20 @@ class Meter:
         call: What was reserved.
         hides_usage: The usage was asked for on behalf of a caller who did not ask: the event that
             holds it and nothing else is not for the caller's eyes.
+        told: Completes a whole body by what only its request tells of its cost.
     """
 
-    def __init__(self, call: Call, *, hides_usage: bool = False) -> None:
+    def __init__(
+        self,
+        call: Call,
+        *,
+        hides_usage: bool = False,
+        told: Callable[[Any], Any] | None = None,
+    ) -> None:
         self.call = call
         self.governor = call.governor
         self.hides_usage = hides_usage
+        self._complete_body = told
         self._told: list[Any] = []
         self._final = False
         self._complete = False
@@ -121,7 +130,8 @@ class Meter:
             return
         parsed = object_in(body)
         if parsed:
-            self.call.settle_result(parsed)
+            complete = self._complete_body
+            self.call.settle_result(parsed if complete is None else complete(parsed))
         else:
             self.call.settle_expected()
 

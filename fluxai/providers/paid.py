@@ -21,6 +21,8 @@ _NOTHING: frozenset[str] = frozenset()
 COMPLETION_TOKENS = 16
 #: The most output tokens of one image of the GPT image models: high quality, 1024 × 1536.
 IMAGE_TOKENS = 6_240
+#: No quality and size take more characters than this.
+_KIND_MAX = 40
 #: A recording has at least this many bytes a second: 16 kbit/s, less than any speech codec in use.
 AUDIO_BYTES_PER_S = 2_000
 
@@ -39,6 +41,7 @@ class PaidCall:
         hides_usage: … and the caller has not asked.
         needs: What a model that stands in for it must be able to do.
         deferred: It is answered later, by another request.
+        image: By what each image is charged that is asked for.
     """
 
     arguments: CallArguments
@@ -50,6 +53,7 @@ class PaidCall:
     hides_usage: bool = False
     needs: frozenset[str] = _NOTHING
     deferred: bool = False
+    image: str | None = None
 
     def granted(self, model: str | None, max_output_tokens: int | None) -> dict[str, Any]:
         """Return the body to send.
@@ -71,8 +75,14 @@ class PaidCall:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         return body
 
-
-Reader = Callable[[Body, Any], PaidCall]
+    def told(self, answer: Any) -> Any:
+        """Return what an answer tells of its cost, with what only the request knows of it."""
+        if self.image is None:
+            return answer
+        usage = Usage.parse(answer)
+        count = usage.requests.get("image")
+        # Some say how many there are, and neither how large nor how good.
+        return answer if usage.total or not count else Usage(requests={self.image: count})
 
 
 def chat(body: Body, *, cap: Callable[[], str]) -> PaidCall:
@@ -169,14 +179,26 @@ def embeddings(body: Body) -> PaidCall:
 def images(body: Body) -> PaidCall:
     """Read a request for `/images/…`: paid by the image, or by tokens."""
     count = _count(body.get("n"))
+    model = _model(body, "gpt-image-1")
+    kind = _image_kind(model, body)
     arguments = CallArguments(
-        model=_model(body, "gpt-image-1"),
+        model=model,
         max_output_tokens=count * IMAGE_TOKENS,
         fixed_tool=True,
-        beside=Usage(requests={"image": count}),
+        beside=Usage(requests={kind: count}),
     )
     _put_text(arguments, body.get("prompt"))
-    return PaidCall(arguments, body)
+    return PaidCall(arguments, body, image=kind)
+
+
+def _image_kind(model: str, body: Body) -> str:
+    """Return by what an image is charged: its quality and size, where they are certain."""
+    quality, size = body.get("quality"), body.get("size")
+    if "dall-e" in model:
+        quality, size = quality or "standard", size or "1024x1024"
+    if not isinstance(quality, str) or not isinstance(size, str) or "auto" in (quality, size):
+        return "image"
+    return f"image_{quality}_{size}"[:_KIND_MAX]
 
 
 def speech(body: Body) -> PaidCall:

@@ -317,12 +317,12 @@ class Request(Exchange):
             return
         call, asked = self.calls[0], self.paid[0]
         if response is not None:
-            tap(response, Meter(call, hides_usage=asked.hides_usage))
+            tap(response, Meter(call, hides_usage=asked.hides_usage, told=asked.told))
         elif isinstance(answer, str):
             # A transcription as plain text tells nothing of its cost.
             call.settle_expected()
         else:
-            call.settle_result(answer)
+            call.settle_result(asked.told(answer))
             if self._path.endswith("/responses"):
                 self.state.carry(answer)
 

@@ -77,6 +77,26 @@ def test_images_are_held_and_paid_by_the_image(
     assert len(provider.requests) == 1
 
 
+@pytest.mark.parametrize(
+    ("asked", "each"),
+    [
+        ({}, "0.04"),
+        ({"size": "1792x1024"}, "0.08"),
+        ({"quality": "hd"}, "0.08"),
+        ({"quality": "hd", "size": "1024x1792"}, "0.12"),
+    ],
+)
+@pytest.mark.parametrize("raw", [False, True])
+def test_images_are_paid_by_quality_and_size(
+    gpt: openai.OpenAI, governor: Governor, *, asked: dict[str, Any], each: str, raw: bool
+) -> None:
+    """The answer does not say how large and how good a picture is; the request does."""
+    images: Any = gpt.images.with_raw_response if raw else gpt.images
+    images.generate(model="dall-e-3", prompt="a river", n=2, **asked)
+    assert governor.events()[0].cost == 2 * Decimal(each)
+    assert governor.reservations()[0].estimate.highest == 2 * Decimal(each)
+
+
 def test_an_answer_that_speaks_is_held_as_sound(gpt: openai.OpenAI, governor: Governor) -> None:
     """Sound costs several times what text does, and any part of the answer may be sound."""
     held = []
