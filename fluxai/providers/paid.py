@@ -35,6 +35,7 @@ class PaidCall:
         arguments: What `reserve` takes, without the subject.
         body: The request's JSON, never changed: it is the caller's.
         cap: Under which key the output cap is sent; None where there is no such thing.
+        also: Under which other key the caller has set a smaller one.
         cap_in: In which object of the body the cap is; None is the body itself.
         choices: How many answers are asked for; each may use the cap.
         asks_usage: Its stream tells its usage only when asked.
@@ -47,6 +48,7 @@ class PaidCall:
     arguments: CallArguments
     body: Body
     cap: str | None = None
+    also: str | None = None
     cap_in: str | None = None
     choices: int = 1
     asks_usage: bool = False
@@ -71,6 +73,8 @@ class PaidCall:
                 body[self.cap] = each
             else:
                 body[self.cap_in] = {**(body.get(self.cap_in) or {}), self.cap: each}
+            if self.also is not None:
+                body[self.also] = min(each, _count(body[self.also]))
         if self.asks_usage:
             body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         return body
@@ -92,10 +96,13 @@ def chat(body: Body, *, cap: Callable[[], str]) -> PaidCall:
         body: Its JSON.
         cap: Says under which key this server takes the output cap, if the request does not show it.
     """
-    given = next((key for key in ("max_completion_tokens", "max_tokens") if body.get(key)), None)
+    given = [key for key in ("max_completion_tokens", "max_tokens") if body.get(key)]
+    # Of two, some servers know but one: so the larger one is held.
+    given.sort(key=lambda key: _count(body[key]), reverse=True)
+    cap_given, also = (*given, None, None)[:2]
     choices = _count(body.get("n"))
     arguments = _arguments(
-        body, messages=body.get("messages"), tools=_tools(body), cap=given, choices=choices
+        body, messages=body.get("messages"), tools=_tools(body), cap=cap_given, choices=choices
     )
     if "audio" in (body.get("modalities") or ()):
         # Any part of the answer may be sound, which costs several times what text does.
@@ -111,7 +118,8 @@ def chat(body: Body, *, cap: Callable[[], str]) -> PaidCall:
     return PaidCall(
         arguments,
         body,
-        given or cap(),
+        cap_given or cap(),
+        also=also,
         choices=choices,
         asks_usage=streams and not asked,
         hides_usage=streams and not asked,
@@ -272,8 +280,12 @@ def _model(body: Body, default: str = "") -> str:
     return model if isinstance(model, str) else default
 
 
-def _count(value: object) -> int:
-    return value if type(value) is int and value > 0 else 1
+def _count(value: Any) -> int:
+    """Return how many are asked for: servers take a whole number in any spelling, such as 3.0."""
+    try:
+        return max(1, int(value))
+    except (TypeError, ValueError, OverflowError):
+        return 1
 
 
 def _tools(body: Body) -> list[Any]:

@@ -38,9 +38,9 @@ DEFERRED_TTL = "25h"
 #: Answers to come, and conversations to go on with, that a client remembers.
 REMEMBERED_MAX = 10_000
 
-#: Requests that cost nothing by themselves.
+#: Requests that cost nothing by themselves. Dots between slashes lead elsewhere.
 _FREE = re.compile(
-    r"/(v1/)?(moderations|files|uploads(/.*)?|conversations(/.*)?|models(/.*)?"
+    r"(?!.*/(\.|%2[Ee]))/(v1/)?(moderations|files|uploads(/.*)?|conversations(/.*)?"
     r"|responses/input_tokens|chat/completions/[^/]+"
     r"|batches/[^/]+/cancel|fine_tuning/jobs/[^/]+/(cancel|pause|resume)"
     r"|messages/count_tokens|messages/batches/[^/]+/cancel)"

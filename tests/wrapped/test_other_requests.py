@@ -154,6 +154,34 @@ def test_several_answers_share_the_cap(
     assert provider.requests[0].json["max_completion_tokens"] == CAP
 
 
+@pytest.mark.parametrize("larger", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("small", [5, 1_900])
+def test_of_two_caps_the_larger_one_is_held(
+    gpt: openai.OpenAI, governor: Governor, provider: FakeProvider, larger: str, small: int
+) -> None:
+    """Some servers know only one of them; none is sent larger than it was, or than was granted."""
+    smaller = "max_completion_tokens" if larger == "max_tokens" else "max_tokens"
+    chat: Any = gpt.chat.completions
+    chat.create(model="gpt-4o", messages=MESSAGES, **{larger: 2_000, smaller: small})
+    assert governor.reservations()[0].max_output_tokens == 2_000
+    limit(governor, "0.01", shrink_output=True)
+    chat.create(model="gpt-4o", messages=MESSAGES, **{larger: 2_000, smaller: small})
+    granted = governor.reservations()[0].max_output_tokens
+    assert granted is not None
+    assert 256 <= granted < 1_900
+    sent = provider.requests[-1].json
+    assert (sent[larger], sent[smaller]) == (granted, min(granted, small))
+
+
+@pytest.mark.parametrize("count", [3, 3.0, "3"], ids=repr)
+def test_a_number_of_answers_in_any_spelling_counts(
+    gpt: openai.OpenAI, governor: Governor, count: Any
+) -> None:
+    """Servers take a whole number however it is written; each answer may use the cap."""
+    gpt.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_tokens=100, n=count)
+    assert governor.reservations()[0].max_output_tokens == 300
+
+
 def test_a_stream_is_stopped_when_its_reservation_is_used_up(
     gpt: openai.OpenAI, governor: Governor, provider: FakeProvider
 ) -> None:
@@ -256,8 +284,22 @@ def test_what_costs_nothing_passes(claude: anthropic.Anthropic, governor: Govern
         lambda gpt: gpt.responses.connect(),
         lambda gpt: gpt.realtime.connect(model="gpt-realtime"),
         lambda gpt: gpt.post("/something/new", cast_to=object, body={}),
+        lambda gpt: gpt.post("/models/gpt-4o:generate", cast_to=object, body={}),
+        lambda gpt: gpt.post("/conversations/../responses", cast_to=object, body={}),
+        lambda gpt: gpt.post("/conversations/%2E%2e/responses", cast_to=object, body={}),
+        lambda gpt: gpt.post("/chat/completions/.", cast_to=object, body={}),
     ],
-    ids=["fine-tuning", "batch of a file", "socket", "realtime", "unknown"],
+    ids=[
+        "fine-tuning",
+        "batch of a file",
+        "socket",
+        "realtime",
+        "unknown",
+        "a model's own",
+        "by a detour",
+        "by a hidden detour",
+        "by a dot",
+    ],
 )
 def test_what_cannot_be_governed_is_refused(
     ask: Any, gpt: openai.OpenAI, provider: FakeProvider
