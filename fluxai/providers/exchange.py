@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from fluxai.charges import may_have_been_charged
 from fluxai.core.errors import FluxAIError, UnknownModel
-from fluxai.guard import Call, CallArguments, begin, begin_async
+from fluxai.guard import Call, CallArguments, begin, begin_async, refusal
 from fluxai.providers.paid import PaidCall
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class Exchange(ABC):
         """Reserve for all calls of the request, or for none and raise the refusal."""
         try:
             for call in self.paid:
+                self._check_others(call)
                 fits = functools.partial(self._serves, call)
                 self.calls.append(begin(self.governor, self.request_for(call), before, fits))
         except BaseException:
@@ -119,12 +120,31 @@ class Exchange(ABC):
         hops = self.governor.hops
         try:
             for call in self.paid:
+                if call.others:
+                    await hops.run(functools.partial(self._check_others, call))
                 fits = functools.partial(self._serves, call)
                 request = self.request_for(call)
                 self.calls.append(await begin_async(self.governor, request, fits))
         except BaseException:
             await hops.run(self._release)
             raise
+
+    def _check_others(self, call: PaidCall) -> None:
+        """Raise a refusal where the payer may not use a model that may answer besides.
+
+        Its money is held with the call's own; by itself it is only looked at.
+        """
+        for model in call.others:
+            cap = call.arguments.get("max_output_tokens")
+            decision = self.governor.check(
+                **self.terms.payer,
+                model=model,
+                input_tokens=0,
+                max_output_tokens=cap,
+                fixed_tool=True,
+            )
+            if not decision.allowed:
+                raise refusal(decision)
 
     def _release(self) -> None:
         for call in self.calls:

@@ -13,6 +13,7 @@ from typing import Any
 from fluxai.core.ledger import DEFAULT_OUTPUT_TOKENS
 from fluxai.core.usage import Usage
 from fluxai.guard import CallArguments
+from fluxai.providers.besides import image_kind, put_beside
 
 Body = Mapping[str, Any]
 
@@ -21,8 +22,6 @@ _NOTHING: frozenset[str] = frozenset()
 COMPLETION_TOKENS = 16
 #: The most output tokens of one image of the GPT image models: high quality, 1024 × 1536.
 IMAGE_TOKENS = 6_240
-#: No quality and size take more characters than this.
-_KIND_MAX = 40
 #: A recording has at least this many bytes a second: 16 kbit/s, less than any speech codec in use.
 AUDIO_BYTES_PER_S = 2_000
 
@@ -43,6 +42,7 @@ class PaidCall:
         needs: What a model that stands in for it must be able to do.
         deferred: It is answered later, by another request.
         image: By what each image is charged that is asked for.
+        others: Further models that may answer, or be asked on the way.
     """
 
     arguments: CallArguments
@@ -56,6 +56,7 @@ class PaidCall:
     needs: frozenset[str] = _NOTHING
     deferred: bool = False
     image: str | None = None
+    others: tuple[str, ...] = ()
 
     def granted(self, model: str | None, max_output_tokens: int | None) -> dict[str, Any]:
         """Return the body to send.
@@ -109,6 +110,7 @@ def chat(body: Body, *, cap: Callable[[], str]) -> PaidCall:
         spoken = arguments.get("max_output_tokens") or DEFAULT_OUTPUT_TOKENS * choices
         arguments["beside"] = Usage(audio_out=spoken)
         arguments["fixed_tool"] = True
+    others = put_beside(arguments, body)
     options = body.get("stream_options")
     asked = isinstance(options, Mapping) and bool(options.get("include_usage"))
     streams = bool(body.get("stream"))
@@ -124,6 +126,7 @@ def chat(body: Body, *, cap: Callable[[], str]) -> PaidCall:
         asks_usage=streams and not asked,
         hides_usage=streams and not asked,
         needs=needs,
+        others=others,
     )
 
 
@@ -146,11 +149,17 @@ def responses(body: Body, carried: Mapping[str, int]) -> PaidCall:
     before = carried.get(str(body.get("previous_response_id")), 0)
     if before:
         arguments["beside"] = Usage(input=before)
+    others = put_beside(arguments, body)
     needs = _needs(body, messages)
     if body.get("reasoning"):
         needs |= {"reasoning"}
     return PaidCall(
-        arguments, body, "max_output_tokens", needs=needs, deferred=bool(body.get("background"))
+        arguments,
+        body,
+        "max_output_tokens",
+        needs=needs,
+        deferred=bool(body.get("background")),
+        others=others,
     )
 
 
@@ -188,7 +197,7 @@ def images(body: Body) -> PaidCall:
     """Read a request for `/images/…`: paid by the image, or by tokens."""
     count = _count(body.get("n"))
     model = _model(body, "gpt-image-1")
-    kind = _image_kind(model, body)
+    kind = image_kind(model, body)
     arguments = CallArguments(
         model=model,
         max_output_tokens=count * IMAGE_TOKENS,
@@ -197,16 +206,6 @@ def images(body: Body) -> PaidCall:
     )
     _put_text(arguments, body.get("prompt"))
     return PaidCall(arguments, body, image=kind)
-
-
-def _image_kind(model: str, body: Body) -> str:
-    """Return by what an image is charged: its quality and size, where they are certain."""
-    quality, size = body.get("quality"), body.get("size")
-    if "dall-e" in model:
-        quality, size = quality or "standard", size or "1024x1024"
-    if not isinstance(quality, str) or not isinstance(size, str) or "auto" in (quality, size):
-        return "image"
-    return f"image_{quality}_{size}"[:_KIND_MAX]
 
 
 def speech(body: Body) -> PaidCall:
@@ -242,11 +241,12 @@ def messages(body: Body) -> PaidCall:
     if body.get("system"):
         said.insert(0, {"role": "system", "content": body["system"]})
     arguments = _arguments(body, messages=said, tools=body.get("tools"), cap="max_tokens")
+    others = put_beside(arguments, body, caches=True)
     needs = _needs(body, said)
     thinking = body.get("thinking")
     if isinstance(thinking, Mapping) and thinking.get("type") != "disabled":
         needs |= {"reasoning"}
-    return PaidCall(arguments, body, "max_tokens", needs=needs)
+    return PaidCall(arguments, body, "max_tokens", needs=needs, others=others)
 
 
 def batch_requests(body: Body) -> list[PaidCall]:
