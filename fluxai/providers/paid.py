@@ -135,7 +135,7 @@ def responses(body: Body, carried: Mapping[str, int]) -> PaidCall:
 
     Args:
         body: Its JSON.
-        carried: By response id, the tokens that a conversation goes on with.
+        carried: By id of a response or a conversation, the tokens that it goes on with.
     """
     messages: list[Any] = []
     if body.get("instructions"):
@@ -146,7 +146,10 @@ def responses(body: Body, carried: Mapping[str, int]) -> PaidCall:
     elif isinstance(said, Sequence):
         messages.extend(said)
     arguments = _arguments(body, messages=messages, tools=_tools(body), cap="max_output_tokens")
-    before = carried.get(str(body.get("previous_response_id")), 0)
+    conversation = body.get("conversation")
+    if isinstance(conversation, Mapping):
+        conversation = conversation.get("id")
+    before = carried.get(str(body.get("previous_response_id") or conversation), 0)
     if before:
         arguments["beside"] = Usage(input=before)
     others = put_beside(arguments, body)

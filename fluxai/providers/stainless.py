@@ -60,7 +60,7 @@ class State:
         self.deferred: OrderedDict[str, list[Call]] = OrderedDict()
         #: By id: who asked for an answer that comes later, and pays for it.
         self.payers: OrderedDict[str, Payer] = OrderedDict()
-        #: By response id: the tokens that a conversation goes on with.
+        #: By id of a response or a conversation: the tokens that it goes on with.
         self.carried: OrderedDict[str, int] = OrderedDict()
 
     def defer(self, answer_id: str, calls: list[Call]) -> None:
@@ -76,11 +76,13 @@ class State:
 
     def carry(self, answer: Any) -> None:
         """Remember how long a conversation has become."""
-        usage, answer_id = getattr(answer, "usage", None), getattr(answer, "id", None)
-        total = getattr(usage, "total_tokens", None)
-        if type(total) is int and isinstance(answer_id, str):
-            self.carried[answer_id] = total
-            _forget_some(self.carried)
+        total = _get(_get(answer, "usage"), "total_tokens")
+        if type(total) is not int:
+            return
+        for known in (_get(answer, "id"), _get(_get(answer, "conversation"), "id")):
+            if isinstance(known, str):
+                self.carried[known] = total
+                _forget_some(self.carried)
 
 
 def _forget_some(remembered: OrderedDict[str, Any]) -> None:
@@ -317,7 +319,7 @@ class Request(Exchange):
             return
         call, asked = self.calls[0], self.paid[0]
         if response is not None:
-            tap(response, Meter(call, hides_usage=asked.hides_usage, told=asked.told))
+            tap(response, self._meter(call, asked))
         elif isinstance(answer, str):
             # A transcription as plain text tells nothing of its cost.
             call.settle_expected()
@@ -325,6 +327,11 @@ class Request(Exchange):
             call.settle_result(asked.told(answer))
             if self._path.endswith("/responses"):
                 self.state.carry(answer)
+
+    def _meter(self, call: Call, asked: PaidCall) -> Meter:
+        if self._path.endswith("/responses"):
+            return _CarryingMeter(call, self.state)
+        return Meter(call, hides_usage=asked.hides_usage, told=asked.told)
 
     def _put_off(self, answer: Any) -> None:
         """Keep the holds for an answer that comes later; one that is here already ends them."""
@@ -340,6 +347,25 @@ class Request(Exchange):
         else:
             # The server took no notice of `background`: nobody is going to ask again.
             self.calls[0].settle_result(answer)
+
+
+class _CarryingMeter(Meter):
+    """A meter that remembers how long a conversation has become."""
+
+    def __init__(self, call: Call, state: State) -> None:
+        super().__init__(call)
+        self._state = state
+
+    def see(self, data: bytes) -> bool:
+        """Note an event's data."""
+        if b'"response.completed"' in data or b'"response.incomplete"' in data:
+            self._state.carry(_response_in(data))
+        return super().see(data)
+
+    def answer(self, body: bytes) -> None:
+        """Settle at a whole body."""
+        self._state.carry(_response_in(body))
+        super().answer(body)
 
 
 class _Later(Request):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -62,6 +62,50 @@ def test_embeddings_are_never_moved_to_another_model(
     with pytest.raises(BudgetExceeded):
         gpt.embeddings.create(model="text-embedding-3-large", input="a river " * 50)
     assert len(provider.requests) == 1
+
+
+def _ask_plainly(responses: Any, ask: dict[str, Any]) -> None:
+    responses.create(**ask)
+
+
+def _ask_raw(responses: Any, ask: dict[str, Any]) -> None:
+    responses.with_raw_response.create(**ask)
+
+
+def _ask_streaming(responses: Any, ask: dict[str, Any]) -> None:
+    for _ in responses.create(**ask, stream=True):
+        pass
+
+
+@pytest.mark.parametrize("begin", [_ask_plainly, _ask_raw, _ask_streaming])
+@pytest.mark.parametrize("goes_on_by", ["previous_response_id", "conversation"])
+def test_a_conversation_that_the_provider_keeps_is_held_whole(
+    gpt: openai.OpenAI,
+    governor: Governor,
+    provider: FakeProvider,
+    begin: Callable[[Any, dict[str, Any]], None],
+    goes_on_by: str,
+) -> None:
+    """What was said before is billed again, however its answer was read."""
+    ask = {"model": "gpt-4o", "input": "Name a river.", "max_output_tokens": CAP}
+    used = {"input_tokens": 99_900, "output_tokens": 100, "total_tokens": 100_000}
+    said = {
+        "id": "resp_1",
+        "object": "response",
+        "model": "gpt-4o",
+        "status": "completed",
+        "output": [],
+        "conversation": {"id": "conv_1"},
+        "usage": used,
+    }
+    streams = begin is _ask_streaming
+    provider.replay([{"type": "response.completed", "response": said}] if streams else said)
+    begin(gpt.responses, ask)
+    known = "resp_1" if goes_on_by == "previous_response_id" else "conv_1"
+    responses: Any = gpt.responses
+    responses.create(**{**ask, "input": "And a lake."}, **{goes_on_by: known})
+    # $2.50 for a million tokens.
+    assert governor.reservations()[0].estimate.highest > Decimal("0.25")
 
 
 def test_images_are_held_and_paid_by_the_image(
