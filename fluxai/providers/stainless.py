@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from fluxai.context import already_held
-from fluxai.core.errors import FluxAIError, NotGoverned
+from fluxai.core.errors import FluxAIError, NotGoverned, UnknownModel
 from fluxai.guard import Call, CallArguments
 from fluxai.providers import paid
 from fluxai.providers.disguise import dress, kind_of, refuse_socket, refuse_ungoverned
@@ -200,9 +200,29 @@ def exchange_for(client: Any, options: Any) -> Request | None:
         if _FREE.fullmatch(path) or state.terms.allows_ungoverned:
             return None
         refuse_ungoverned(f"POST {path}")
-    # An Azure deployment is in the client's address.
-    fixed = bool(getattr(client, "_azure_deployment", None))
-    return Request(state, options, path, calls, fixed_model=fixed)
+    deployment = _deployment(client)
+    if deployment is not None and _is_model(state, deployment):
+        for call in calls:
+            call.arguments["model"] = deployment
+    return Request(state, options, path, calls, fixed_model=deployment is not None)
+
+
+def _deployment(client: Any) -> str | None:
+    """Return the Azure deployment in a client's address: it runs, whatever a body says."""
+    if not hasattr(client, "_azure_deployment"):
+        return None
+    # Not that attribute, which a copy of a client lacks.
+    found = re.search(r"/deployments/([^/]+)", client.base_url.path)
+    return found[1] if found else None
+
+
+def _is_model(state: State, name: str) -> bool:
+    """Say whether a deployment is called as a model is, rather than by a name of its own."""
+    try:
+        state.terms.governor.registry.get(name)
+    except UnknownModel:
+        return False
+    return True
 
 
 @functools.lru_cache(maxsize=256)

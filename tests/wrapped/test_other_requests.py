@@ -20,6 +20,8 @@ from fluxai import (
     NotGoverned,
     Policy,
     StreamStopped,
+    Tenant,
+    UnknownModel,
     Usage,
 )
 from fluxai.context import held_outside
@@ -402,6 +404,51 @@ def test_azure_deployments_follow_the_model(governor: Governor, provider: FakePr
     assert "/deployments/gpt-4o-mini/" in request.path
     (event,) = governor.events()
     assert event.decision == "downgraded"
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_the_deployment_in_an_azure_client_s_address_is_what_runs(
+    governor: Governor, provider: FakeProvider, *, copied: bool
+) -> None:
+    """It is held whatever the body says, and nothing in the body moves it."""
+    with openai.AzureOpenAI(
+        azure_endpoint=provider.url,
+        azure_deployment="gpt-4o",
+        api_key="k",
+        api_version="2024-10-21",
+        max_retries=0,
+    ) as client:
+        wrapped: Any = governor.wrap(client, tenant="acme")
+        wrapped = wrapped.with_options(timeout=5) if copied else wrapped
+        ask = {"messages": MESSAGES, "max_completion_tokens": CAP}
+        wrapped.chat.completions.create(model="gpt-4o-mini", **ask)
+        assert "/deployments/gpt-4o/" in provider.requests[0].path
+        assert governor.reservations()[0].requested_tool == "gpt-4o"
+        limit(governor, "0.0001", decision="downgrade", fallback_tool_id="gpt-4o-mini")
+        with pytest.raises(BudgetExceeded):
+            wrapped.chat.completions.create(model="gpt-4o", **ask)
+        governor.policies.delete("day")
+        governor.tenants.put(Tenant(id="acme", allowed_models=("gpt-4o-mini",)))
+        with pytest.raises(UnknownModel, match="not among the tenant's allowed_models"):
+            wrapped.chat.completions.create(model="gpt-4o-mini", **ask)
+    assert len(provider.requests) == 1
+
+
+def test_a_deployment_by_a_name_of_its_own_runs_as_the_model_that_is_named(
+    governor: Governor, provider: FakeProvider
+) -> None:
+    """A deployment may be called anything; then the body says which model it is."""
+    with openai.AzureOpenAI(
+        azure_endpoint=provider.url,
+        azure_deployment="our-own",
+        api_key="k",
+        api_version="2024-10-21",
+        max_retries=0,
+    ) as client:
+        governor.wrap(client, tenant="acme").chat.completions.create(
+            model="gpt-4o-mini", messages=MESSAGES, max_completion_tokens=CAP
+        )
+    assert governor.reservations()[0].requested_tool == "gpt-4o-mini"
 
 
 def test_a_block_says_who_spends(governor: Governor, provider: FakeProvider) -> None:
