@@ -208,10 +208,10 @@ def exchange_for(client: Any, options: Any) -> Request | None:
 
 
 def _deployment(client: Any) -> str | None:
-    """Return the Azure deployment in a client's address: it runs, whatever a body says."""
-    if not hasattr(client, "_azure_deployment"):
-        return None
-    # Not that attribute, which a copy of a client lacks.
+    """Return the Azure deployment in a client's address: it runs, whatever a body says.
+
+    The attribute that Azure's client has for it gets lost in copies, and others have none.
+    """
     found = re.search(r"/deployments/([^/]+)", client.base_url.path)
     return found[1] if found else None
 

@@ -406,18 +406,33 @@ def test_azure_deployments_follow_the_model(governor: Governor, provider: FakePr
     assert event.decision == "downgraded"
 
 
-@pytest.mark.parametrize("copied", [False, True])
-def test_the_deployment_in_an_azure_client_s_address_is_what_runs(
-    governor: Governor, provider: FakeProvider, *, copied: bool
-) -> None:
-    """It is held whatever the body says, and nothing in the body moves it."""
-    with openai.AzureOpenAI(
+def _azure(provider: FakeProvider) -> openai.OpenAI:
+    return openai.AzureOpenAI(
         azure_endpoint=provider.url,
         azure_deployment="gpt-4o",
         api_key="k",
         api_version="2024-10-21",
         max_retries=0,
-    ) as client:
+    )
+
+
+def _plain_to_azure(provider: FakeProvider) -> openai.OpenAI:
+    return openai.OpenAI(
+        base_url=f"{provider.url}/openai/deployments/gpt-4o", api_key="k", max_retries=0
+    )
+
+
+@pytest.mark.parametrize("make", [_azure, _plain_to_azure])
+@pytest.mark.parametrize("copied", [False, True])
+def test_the_deployment_in_a_client_s_address_is_what_runs(
+    make: Callable[[FakeProvider], openai.OpenAI],
+    governor: Governor,
+    provider: FakeProvider,
+    *,
+    copied: bool,
+) -> None:
+    """It is held whatever the body says, and nothing in the body moves it."""
+    with make(provider) as client:
         wrapped: Any = governor.wrap(client, tenant="acme")
         wrapped = wrapped.with_options(timeout=5) if copied else wrapped
         ask = {"messages": MESSAGES, "max_completion_tokens": CAP}
