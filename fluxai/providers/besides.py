@@ -83,7 +83,8 @@ def image_kind(model: str, asked: Mapping[str, Any]) -> str:
 
 
 def _is_faster(body: Body) -> bool:
-    return body.get("service_tier") in _FASTER or body.get("speed") in _FASTER
+    tiers = (body.get(name) for name in ("service_tier", "serviceTier", "speed") if name in body)
+    return any(isinstance(tier, str) and tier.lower() in _FASTER for tier in tiers)
 
 
 def _entering(arguments: CallArguments) -> int:

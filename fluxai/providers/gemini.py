@@ -6,6 +6,7 @@ verb. Facts are those of their API references, November 2026.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 from fluxai.core.usage import Usage
 from fluxai.costs.counting import texts_of
 from fluxai.guard import CallArguments
+from fluxai.providers.besides import put_beside
 from fluxai.providers.paid import Body, PaidCall
 
 #: The most tokens of one image that Gemini makes: 4K.
@@ -85,45 +87,47 @@ def read(path: str, body: Body, carried: Mapping[str, int]) -> PaidCall | None:
 
 def content(model: str, body: Body, carried: Mapping[str, int]) -> PaidCall:
     """Read a request for `:generateContent` or `:streamGenerateContent`."""
-    config = body.get("generationConfig")
+    config_key, config = _either(body, "generationConfig")
     config = config if isinstance(config, Mapping) else {}
-    choices = _whole(config.get("candidateCount")) or 1
-    said = [part for part in (body.get("systemInstruction"),) if part]
+    choices = _whole(_either(config, "candidateCount")[1]) or 1
+    said = [part for part in (_either(body, "systemInstruction")[1],) if part]
     contents = body.get("contents") or []
     said.extend(contents if isinstance(contents, list) else [contents])
     arguments = CallArguments(model=model)
     _put_messages(arguments, said)
     tools = [tool for tool in body.get("tools") or () if tool]
-    schema = config.get("responseSchema") or config.get("responseJsonSchema")
+    schema = _either(config, "responseSchema")[1] or _either(config, "responseJsonSchema")[1]
     if tools or schema:
         shown = [{"name": "answer", "parameters": schema}] if schema else []
         arguments["tools"] = [*tools, *shown]
-    cap = _whole(config.get("maxOutputTokens"))
+    cap_key, cap = _either(config, "maxOutputTokens")
+    cap = _whole(cap)
     if cap:
         arguments["max_output_tokens"] = cap * choices
     beside: dict[str, Any] = {}
-    cache = body.get("cachedContent")
+    cache = _either(body, "cachedContent")[1]
     if isinstance(cache, str) and cache in carried:
         beside["cache_read"] = carried[cache]
-    made = {str(kind).upper() for kind in config.get("responseModalities") or ()}
+    made = {str(kind).upper() for kind in _either(config, "responseModalities")[1] or ()}
     if "IMAGE" in made:
         beside["image_out"] = IMAGE_TOKENS * choices
     if beside:
         arguments["beside"] = Usage(**beside)
+    put_beside(arguments, body)
     if cache or made & {"IMAGE", "AUDIO"}:
         # A cache is one model's; and voices and pictures are none like another.
         arguments["fixed_tool"] = True
     needs = set(_media_in(said))
     if tools:
         needs.add("tools")
-    thinking = config.get("thinkingConfig")
-    if isinstance(thinking, Mapping) and thinking.get("thinkingBudget") != 0:
+    thinking = _either(config, "thinkingConfig")[1]
+    if isinstance(thinking, Mapping) and _either(thinking, "thinkingBudget")[1] != 0:
         needs.add("reasoning")
     return PaidCall(
         arguments,
         body,
-        "maxOutputTokens",
-        cap_in="generationConfig",
+        cap_key,
+        cap_in=config_key,
         choices=choices,
         needs=frozenset(needs),
     )
@@ -192,6 +196,7 @@ def interaction(body: Body, carried: Mapping[str, int]) -> PaidCall | None:
         beside["image_out"] = IMAGE_TOKENS
     if beside:
         arguments["beside"] = Usage(**beside)
+    put_beside(arguments, body)
     if made & {"image", "audio"}:
         arguments["fixed_tool"] = True
     needs = set(_media_in(said))
@@ -269,9 +274,26 @@ def _media_in(said: Any) -> Iterator[str]:
                 yield from _media_in(value)
 
 
+def _either(body: Body, name: str) -> tuple[str, Any]:
+    """Return under which name a field is given, and what it is: Google takes two spellings."""
+    if name in body:
+        return name, body[name]
+    other = _with_underscores(name)
+    return (other, body[other]) if other in body else (name, None)
+
+
+@functools.cache
+def _with_underscores(name: str) -> str:
+    return re.sub(r"[A-Z]", lambda letter: f"_{letter[0].lower()}", name)
+
+
 def _get(value: Any, name: str) -> Any:
     return value.get(name) if isinstance(value, Mapping) else None
 
 
-def _whole(value: object) -> int:
-    return value if type(value) is int and value > 0 else 0
+def _whole(value: Any) -> int:
+    """Return a number above 0, however it is written; else 0."""
+    try:
+        return max(0, int(value))
+    except (TypeError, ValueError, OverflowError):
+        return 0

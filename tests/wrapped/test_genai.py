@@ -352,6 +352,30 @@ def test_an_extra_body_is_governed_too(governor: Governor, provider: FakeProvide
     assert provider.requests == []
 
 
+def test_a_field_counts_in_either_spelling(governor: Governor, provider: FakeProvider) -> None:
+    """Google's servers take `candidate_count` for `candidateCount`, and 3.0 for 3."""
+    more = {"generation_config": {"max_output_tokens": 500, "candidate_count": 3.0}}
+    wrapped(governor, make(provider, extra_body=more)).models.generate_content(
+        model=MODEL, contents=QUESTION
+    )
+    (held,) = governor.reservations()
+    assert held.max_output_tokens == 1_500
+    (request,) = provider.requests
+    assert {**more, "contents": request.json["contents"]} == request.json
+
+
+def test_a_faster_tier_is_held(governor: Governor, provider: FakeProvider) -> None:
+    """What is answered at priority costs more, and is held so."""
+    for tier in (types.ServiceTier.STANDARD, types.ServiceTier.PRIORITY):
+        wrapped(governor, make(provider)).models.generate_content(
+            model=MODEL,
+            contents=f"Name a river, {tier.value}.",
+            config=types.GenerateContentConfig(max_output_tokens=1_000, service_tier=tier),
+        )
+    priority, standard = (one.estimate.highest for one in governor.reservations())
+    assert priority > 2 * standard
+
+
 def test_the_callers_own_objects_stay_as_they_are(
     governor: Governor, provider: FakeProvider
 ) -> None:
