@@ -36,8 +36,6 @@ class TokenCount(NamedTuple):
     confidence: str
 
 
-#: Tokens of an image or another file whose size is not known: about a 1024-pixel image.
-MEDIA_TOKENS: Final = 1_100
 #: How far a request may exceed its estimate that does not show all that is billed.
 _UNSEEN_MARGIN: Final = 2.0
 #: A tokenizer takes 50 to 200 µs for 1,000 characters: beyond this it would be felt.
@@ -158,7 +156,7 @@ def size(
 
 def judged(found: Size, framing: Framing, encoder: Encoder | None) -> TokenCount:
     """Turn a size into an estimate: how sure it is, and what few requests exceed."""
-    expected = found.plain + found.tools + found.media * MEDIA_TOKENS
+    expected = found.plain + found.tools + found.media * framing.media
     margin = framing.tools_margin if found.tools else framing.margin
     unseen = found.media or found.hosted
     if unseen:

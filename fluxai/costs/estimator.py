@@ -482,7 +482,7 @@ def _continued(
         new += tokens
         media += files
     if media:
-        new += media * counting.MEDIA_TOKENS
+        new += media * framing.media
         confidence = "low"
     upper = int(billed * _BILLED_MARGIN + new * _NEW_MARGIN) + framing.slack
     return TokenCount(billed + int(new + 0.5), upper, "continued", confidence)

@@ -29,6 +29,7 @@ class Framing(NamedTuple):
         margin: How far above the estimate few requests get.
         tools_margin: The same, with tools.
         slack: Tokens added to the upper estimate, for what short requests hide.
+        media: For an image or another file whose size is not known: about a 1024-pixel image.
         typescript: Tools are given to the model as TypeScript, not as JSON.
     """
 
@@ -42,6 +43,7 @@ class Framing(NamedTuple):
     tools_margin: float = 1.7
     slack: int = 8
     typescript: bool = False
+    media: int = 1_100
 
 
 #: For a model that no line below knows.
@@ -49,6 +51,9 @@ DEFAULT: Final = Framing(1.1, 4, 6, margin=1.4, slack=40)
 
 #: Models that can think are given instructions for it, about 30 tokens, when that is switched on.
 _THINKING: Final = 30
+
+_GPT_4O: Final = Framing(0.982, 4.09, 3.04, 0.78, 5, 7, 1.17, 1.6, slack=3, typescript=True)
+_GPT_5: Final = Framing(1.016, 4.57, 1.35, 0.78, 0, 15, 1.17, 1.6, slack=3, typescript=True)
 
 #: In order; the first whose pattern is found in the id, in lower case, holds.
 _BY_PATTERN: Final = tuple(
@@ -61,14 +66,14 @@ _BY_PATTERN: Final = tuple(
             Framing(1.0, slack=6),
         ),
         (r"gpt-oss", Framing(0.98, 6, 62, margin=1.15)),
-        (
-            r"gpt-4o|gpt-4\.1|chatgpt",
-            Framing(0.982, 4.09, 3.04, 0.78, 5, 7, 1.17, 1.6, slack=3, typescript=True),
-        ),
-        (
-            r"gpt-[5-9]|(?:^|[/.:-])o[134](?:-|$)",
-            Framing(1.016, 4.57, 1.35, 0.78, 0, 15, 1.17, 1.6, slack=3, typescript=True),
-        ),
+        # Cheap models count an image as many more tokens: OpenAI's guide to images and vision.
+        (r"gpt-4o-mini", _GPT_4O._replace(media=25_500)),
+        (r"gpt-4\.1-nano", _GPT_4O._replace(media=2_600)),
+        (r"gpt-4\.1-mini", _GPT_4O._replace(media=1_700)),
+        (r"gpt-4o|gpt-4\.1|chatgpt", _GPT_4O),
+        (r"gpt-5[\w.]*-nano", _GPT_5._replace(media=2_600)),
+        (r"gpt-5[\w.]*-mini|(?:^|[/.:-])o4-mini", _GPT_5._replace(media=1_800)),
+        (r"gpt-[5-9]|(?:^|[/.:-])o[134](?:-|$)", _GPT_5),
         (
             r"gpt-(?:3|4|35)",
             Framing(0.95, 4.3, 3.0, 0.78, 5, 7, 1.17, 1.6, slack=3, typescript=True),

@@ -99,6 +99,28 @@ def test_media_count_and_lower_the_confidence() -> None:
     assert found.confidence == "low"
 
 
+@pytest.mark.parametrize(
+    ("model", "square", "largest"),
+    [
+        ("gpt-4o", 765, 1_445),
+        ("gpt-4o-mini", 25_501, 48_169),
+        ("gpt-4.1-mini", 1_659, 2_488),
+        ("gpt-4.1-nano", 2_519, 3_779),
+        ("gpt-5-mini", 1_659, 2_488),
+        ("gpt-5-nano", 2_519, 3_779),
+        ("o4-mini", 1_761, 2_642),
+    ],
+)
+def test_an_image_counts_as_many_tokens_as_the_model_makes_of_it(
+    model: str, square: int, largest: int
+) -> None:
+    """OpenAI's guide: of 1024 pixels each way at high detail, and of the largest size."""
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    found = count(model, messages=[{"role": "user", "content": [image]}])
+    assert square * 0.9 < found.expected < square * 1.6
+    assert found.upper > largest
+
+
 def test_an_unknown_model_is_counted_with_little_confidence() -> None:
     """A model that nothing is known of is counted too, and held more for."""
     found = count("house-llm", prompt=PROSE)
