@@ -6,7 +6,7 @@ Facts are those of the providers' API references, November 2026.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,10 @@ COMPLETION_TOKENS = 16
 IMAGE_TOKENS = 6_240
 #: A recording has at least this many bytes a second: 16 kbit/s, less than any speech codec in use.
 AUDIO_BYTES_PER_S = 2_000
+#: The same for sound in a message: an mp3 of 32 kbit/s, and a wav of 8 kHz and 16 bit.
+SOUND_BYTES_PER_S, WAV_BYTES_PER_S = 4_000, 16_000
+#: What OpenAI makes of a second of sound that it hears.
+AUDIO_TOKENS_PER_S = 10
 
 
 @dataclass(slots=True)  # made for every request: read-only by convention, which costs nothing
@@ -105,16 +109,19 @@ def chat(body: Body, *, cap: Callable[[], str]) -> PaidCall:
     arguments = _arguments(
         body, messages=body.get("messages"), tools=_tools(body), cap=cap_given, choices=choices
     )
-    if "audio" in (body.get("modalities") or ()):
-        # Any part of the answer may be sound, which costs several times what text does.
-        spoken = arguments.get("max_output_tokens") or DEFAULT_OUTPUT_TOKENS * choices
-        arguments["beside"] = Usage(audio_out=spoken)
+    needs = _needs(body, body.get("messages"))
+    speaks = "audio" in (body.get("modalities") or ())
+    if speaks or "audio" in needs:
+        # Sound costs several times what text does, and any part of the answer may be sound.
+        said = arguments.get("max_output_tokens") or DEFAULT_OUTPUT_TOKENS * choices
+        heard = _sound_tokens(body.get("messages"))
+        arguments["beside"] = Usage(audio_in=heard, audio_out=said if speaks else 0)
+    if speaks:
         arguments["fixed_tool"] = True
     others = put_beside(arguments, body)
     options = body.get("stream_options")
     asked = isinstance(options, Mapping) and bool(options.get("include_usage"))
     streams = bool(body.get("stream"))
-    needs = _needs(body, body.get("messages"))
     if body.get("reasoning_effort"):
         needs |= {"reasoning"}
     return PaidCall(
@@ -231,7 +238,7 @@ def recording(body: Body, bytes_sent: int) -> PaidCall:
     seconds = max(1, -(-bytes_sent // AUDIO_BYTES_PER_S))
     arguments = CallArguments(
         model=_model(body),
-        input_tokens=10 * seconds,
+        input_tokens=AUDIO_TOKENS_PER_S * seconds,
         fixed_tool=True,
         beside=Usage(seconds=seconds),
     )
@@ -324,6 +331,21 @@ def _numbers(values: Sequence[Any]) -> bool:
     return not isinstance(values, str) and all(type(value) is int for value in values)
 
 
+def _sound_tokens(messages: Any) -> int:
+    """Return how many tokens the recordings in messages are at most, by their lengths."""
+    tokens = 0
+    for part in _parts(messages):
+        sound = part.get("input_audio")
+        if not isinstance(sound, Mapping):
+            continue
+        data = sound.get("data")
+        if isinstance(data, str):
+            each = WAV_BYTES_PER_S if sound.get("format") == "wav" else SOUND_BYTES_PER_S
+            seconds = -(-len(data) * 3 // 4 // each)  # four characters of Base64 hold three bytes
+            tokens += AUDIO_TOKENS_PER_S * seconds
+    return tokens
+
+
 _IMAGE = re.compile(r'^"?(image|image_url|input_image)"?$')
 
 
@@ -343,12 +365,12 @@ def _needs(body: Body, messages: Any) -> frozenset[str]:
 
 
 def _part_kinds(messages: Any) -> set[str]:
-    kinds: set[str] = set()
+    return {str(part.get("type")) for part in _parts(messages)}
+
+
+def _parts(messages: Any) -> Iterator[Mapping[str, Any]]:
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, Mapping) else None
-        if not isinstance(content, list):
-            continue
-        for part in content:
+        for part in content if isinstance(content, list) else ():
             if isinstance(part, Mapping):
-                kinds.add(str(part.get("type")))
-    return kinds
+                yield part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -109,6 +110,21 @@ def test_a_faster_tier_is_held(gpt: Any, governor: Governor) -> None:
         )
     priority, standard = (one.estimate.highest for one in governor.reservations()[:2])
     assert priority >= standard * Decimal("2.5")
+
+
+@pytest.mark.parametrize(("kind", "bytes_per_s"), [("wav", 16_000), ("mp3", 4_000)])
+def test_sound_that_is_heard_is_held(
+    gpt: Any, governor: Governor, *, kind: str, bytes_per_s: int
+) -> None:
+    """Two minutes of speech are 1,200 tokens of sound, at $40 for a million."""
+    recording = base64.b64encode(bytes(120 * bytes_per_s)).decode()
+    sound = {"type": "input_audio", "input_audio": {"data": recording, "format": kind}}
+    gpt.chat.completions.create(
+        model="gpt-4o-audio-preview",
+        messages=[{"role": "user", "content": [sound]}],
+        max_completion_tokens=CAP,
+    )
+    assert Decimal("0.048") < held(governor) < Decimal("0.06")
 
 
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
