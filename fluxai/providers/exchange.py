@@ -132,7 +132,8 @@ class Exchange(ABC):
     def _check_others(self, call: PaidCall) -> None:
         """Raise a refusal where the payer may not use a model that may answer besides.
 
-        Its money is held with the call's own; by itself it is only looked at.
+        Its money is held with the call's own, which a human is asked for, too; by itself it is only
+        looked at.
         """
         for model in call.others:
             cap = call.arguments.get("max_output_tokens")
@@ -143,7 +144,7 @@ class Exchange(ABC):
                 max_output_tokens=cap,
                 fixed_tool=True,
             )
-            if not decision.allowed:
+            if decision.decision == "denied":
                 raise refusal(decision)
 
     def _release(self) -> None:

@@ -12,7 +12,8 @@ import anthropic
 import openai
 import pytest
 
-from fluxai import BudgetExceeded, Governor, Policy, Tenant, UnknownModel
+import fluxai
+from fluxai import ApprovalRequired, BudgetExceeded, Governor, Policy, Tenant, UnknownModel
 from fluxai.testing import FakeProvider
 from tests.wrapped.surfaces import CAP, MESSAGES
 
@@ -179,6 +180,27 @@ def test_a_model_that_is_not_allowed_may_not_help(
         _message(claude, **more)
     assert provider.requests == []
     assert governor.reservations() == []
+
+
+@pytest.mark.parametrize("more", [more for _, more in OTHERS.values()], ids=OTHERS)
+def test_a_human_is_asked_for_all_of_them_at_once(
+    claude: Any, governor: Governor, more: dict[str, Any]
+) -> None:
+    """One approval of what is held lets the call run, with whatever may help it."""
+    governor.policies.put(
+        Policy(
+            tenant_id="acme",
+            limit_type="per_request",
+            limit_value="0.0001",
+            decision="require_approval",
+        )
+    )
+    with pytest.raises(ApprovalRequired) as refused:
+        _message(claude, **more)
+    governor.approvals.approve(refused.value.approval_id, by="ann")
+    with fluxai.subject(approval_id=refused.value.approval_id):
+        _message(claude, **more)
+    assert len(governor.events()) == 1
 
 
 def test_models_that_a_router_may_take_instead(
