@@ -112,11 +112,21 @@ def governed_class(kind: Any) -> type:
 def _sync_class(kind: Any) -> type:
     class Governed(kind):  # type: ignore[misc]
         def request(self, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-            exchange = exchange_for(self, options)
+            exchange = None if _has_middleware(self) else exchange_for(self, options)
             if exchange is None:
                 return super().request(cast_to, options, *args, **kwargs)
             send = functools.partial(super().request, cast_to)
             return exchange.run(lambda: send(exchange.options(), *args, **kwargs))
+
+        def _attempt_request(self, options: Any, *args: Any, **kwargs: Any) -> Any:
+            send = super()._attempt_request
+            exchange = exchange_for(self, options) if _has_middleware(self) else None
+            if exchange is None:
+                return send(options, *args, **kwargs)
+            try:
+                return exchange.run(lambda: answered(send(exchange.options(), *args, **kwargs)))
+            except _NotAnswered as refused:
+                return refused.attempt
 
         def _process_response(self, *args: Any, **kwargs: Any) -> Any:
             try:
@@ -131,11 +141,25 @@ def _sync_class(kind: Any) -> type:
 def _async_class(kind: Any) -> type:
     class Governed(kind):  # type: ignore[misc]
         async def request(self, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-            exchange = exchange_for(self, options)
+            exchange = None if _has_middleware(self) else exchange_for(self, options)
             if exchange is None:
                 return await super().request(cast_to, options, *args, **kwargs)
             send = functools.partial(super().request, cast_to)
             return await exchange.run_async(lambda: send(exchange.options(), *args, **kwargs))
+
+        async def _attempt_request(self, options: Any, *args: Any, **kwargs: Any) -> Any:
+            send = super()._attempt_request
+            exchange = exchange_for(self, options) if _has_middleware(self) else None
+            if exchange is None:
+                return await send(options, *args, **kwargs)
+
+            async def sent() -> Any:
+                return answered(await send(exchange.options(), *args, **kwargs))
+
+            try:
+                return await exchange.run_async(sent)
+            except _NotAnswered as refused:
+                return refused.attempt
 
         async def _process_response(self, *args: Any, **kwargs: Any) -> Any:
             try:
@@ -145,6 +169,34 @@ def _async_class(kind: Any) -> type:
                 raise
 
     return Governed
+
+
+def _has_middleware(client: Any) -> bool:
+    """Say whether functions of the caller's stand between a request and what is sent.
+
+    They may send it several times, and change it, to another model for example. So there each
+    attempt is a call of its own, and not all of them together.
+    """
+    return bool(getattr(client, "_middleware", None))
+
+
+class _NotAnswered(Exception):
+    """A provider answered an attempt with an error, for which nothing is charged."""
+
+    def __init__(self, attempt: tuple[Any, Any]) -> None:
+        super().__init__(attempt)
+        self.attempt = attempt
+
+
+def answered(attempt: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Return an attempt, its HTTP response and options, if it was answered.
+
+    Raises:
+        _NotAnswered: The provider answered with an error.
+    """
+    if not attempt[0].is_success:
+        raise _NotAnswered(attempt)
+    return attempt
 
 
 def _share(governed: Any, kind: Any) -> None:
@@ -515,6 +567,8 @@ def _get(answer: Any, name: str) -> Any:
 
 def _http_response(answer: Any) -> Any:
     """Return the HTTP response of an answer that is a stream, raw, or bytes; else None."""
+    if type(answer) is tuple:  # one attempt: its response, and its options
+        return answer[0]
     # A model takes long to say what it lacks, and its class to say what it has.
     if hasattr(type(answer), "__pydantic_validator__"):
         return None
