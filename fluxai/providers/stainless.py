@@ -112,7 +112,7 @@ def governed_class(kind: Any) -> type:
 def _sync_class(kind: Any) -> type:
     class Governed(kind):  # type: ignore[misc]
         def request(self, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-            exchange = None if _has_middleware(self) else exchange_for(self, options)
+            exchange = None if has_middleware(self) else exchange_for(self, options)
             if exchange is None:
                 return super().request(cast_to, options, *args, **kwargs)
             send = functools.partial(super().request, cast_to)
@@ -120,12 +120,12 @@ def _sync_class(kind: Any) -> type:
 
         def _attempt_request(self, options: Any, *args: Any, **kwargs: Any) -> Any:
             send = super()._attempt_request
-            exchange = exchange_for(self, options) if _has_middleware(self) else None
+            exchange = exchange_for(self, options) if has_middleware(self) else None
             if exchange is None:
                 return send(options, *args, **kwargs)
             try:
                 return exchange.run(lambda: answered(send(exchange.options(), *args, **kwargs)))
-            except _NotAnswered as refused:
+            except NotAnswered as refused:
                 return refused.attempt
 
         def _process_response(self, *args: Any, **kwargs: Any) -> Any:
@@ -141,7 +141,7 @@ def _sync_class(kind: Any) -> type:
 def _async_class(kind: Any) -> type:
     class Governed(kind):  # type: ignore[misc]
         async def request(self, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-            exchange = None if _has_middleware(self) else exchange_for(self, options)
+            exchange = None if has_middleware(self) else exchange_for(self, options)
             if exchange is None:
                 return await super().request(cast_to, options, *args, **kwargs)
             send = functools.partial(super().request, cast_to)
@@ -149,7 +149,7 @@ def _async_class(kind: Any) -> type:
 
         async def _attempt_request(self, options: Any, *args: Any, **kwargs: Any) -> Any:
             send = super()._attempt_request
-            exchange = exchange_for(self, options) if _has_middleware(self) else None
+            exchange = exchange_for(self, options) if has_middleware(self) else None
             if exchange is None:
                 return await send(options, *args, **kwargs)
 
@@ -158,7 +158,7 @@ def _async_class(kind: Any) -> type:
 
             try:
                 return await exchange.run_async(sent)
-            except _NotAnswered as refused:
+            except NotAnswered as refused:
                 return refused.attempt
 
         async def _process_response(self, *args: Any, **kwargs: Any) -> Any:
@@ -171,7 +171,7 @@ def _async_class(kind: Any) -> type:
     return Governed
 
 
-def _has_middleware(client: Any) -> bool:
+def has_middleware(client: Any) -> bool:
     """Say whether functions of the caller's stand between a request and what is sent.
 
     They may send it several times, and change it, to another model for example. So there each
@@ -180,7 +180,7 @@ def _has_middleware(client: Any) -> bool:
     return bool(getattr(client, "_middleware", None))
 
 
-class _NotAnswered(Exception):
+class NotAnswered(Exception):
     """A provider answered an attempt with an error, for which nothing is charged."""
 
     def __init__(self, attempt: tuple[Any, Any]) -> None:
@@ -192,10 +192,10 @@ def answered(attempt: tuple[Any, Any]) -> tuple[Any, Any]:
     """Return an attempt, its HTTP response and options, if it was answered.
 
     Raises:
-        _NotAnswered: The provider answered with an error.
+        NotAnswered: The provider answered with an error.
     """
     if not attempt[0].is_success:
-        raise _NotAnswered(attempt)
+        raise NotAnswered(attempt)
     return attempt
 
 

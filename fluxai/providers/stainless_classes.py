@@ -15,7 +15,16 @@ from fluxai.context import Surroundings, surroundings
 from fluxai.providers.exchange import Terms
 from fluxai.providers.in_place import at_home, passes
 from fluxai.providers.patches import Patches
-from fluxai.providers.stainless import State, exchange_for, note_lost_attempt, without_sockets
+from fluxai.providers.stainless import (
+    NotAnswered,
+    State,
+    answered,
+    exchange_for,
+    has_middleware,
+    note_answer,
+    note_lost_attempt,
+    without_sockets,
+)
 
 
 def govern_stainless(sdk: ModuleType, terms: Terms, patches: Patches) -> None:
@@ -29,13 +38,16 @@ def govern_stainless(sdk: ModuleType, terms: Terms, patches: Patches) -> None:
     base = import_module(f"{sdk.__name__}._base_client")
     state = State(terms)
     home = surroundings.get()
-    for kind, request in (
-        (base.SyncAPIClient, _request),
-        (base.AsyncAPIClient, _request_async),
+    for kind, request, attempt, processing in (
+        (base.SyncAPIClient, _request, _attempt, _processing),
+        (base.AsyncAPIClient, _request_async, _attempt_async, _processing_async),
     ):
         # First, since the methods below pass requests on where there is none.
         patches.put(kind, "_fluxai", state)
         patches.put(kind, "request", request(kind.request, home))
+        patches.put(kind, "_process_response", processing(kind._process_response))
+        if hasattr(kind, "_attempt_request"):  # where there may be middleware
+            patches.put(kind, "_attempt_request", attempt(kind._attempt_request, home))
         patches.put(kind, "_calculate_retry_timeout", _retry(kind._calculate_retry_timeout))
         if not terms.allows_ungoverned:
             for client in _clients(sdk, kind):
@@ -53,7 +65,8 @@ def _clients(sdk: ModuleType, base: type) -> list[type]:
 def _request(plain: Callable[..., Any], home: Surroundings) -> Callable[..., Any]:
     @functools.wraps(plain)
     def request(self: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-        exchange = None if passes(self) else exchange_for(self, options)
+        passed = passes(self) or has_middleware(self)
+        exchange = None if passed else exchange_for(self, options)
         if exchange is None:
             return plain(self, cast_to, options, *args, **kwargs)
         with at_home(home):
@@ -65,7 +78,8 @@ def _request(plain: Callable[..., Any], home: Surroundings) -> Callable[..., Any
 def _request_async(plain: Callable[..., Any], home: Surroundings) -> Callable[..., Any]:
     @functools.wraps(plain)
     async def request(self: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-        exchange = None if passes(self) else exchange_for(self, options)
+        passed = passes(self) or has_middleware(self)
+        exchange = None if passed else exchange_for(self, options)
         if exchange is None:
             return await plain(self, cast_to, options, *args, **kwargs)
         with at_home(home):
@@ -74,6 +88,68 @@ def _request_async(plain: Callable[..., Any], home: Surroundings) -> Callable[..
             )
 
     return request
+
+
+def _attempt(plain: Callable[..., Any], home: Surroundings) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    def _attempt_request(self: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+        governed = has_middleware(self) and not passes(self)
+        exchange = exchange_for(self, options) if governed else None
+        if exchange is None:
+            return plain(self, options, *args, **kwargs)
+        with at_home(home):
+            try:
+                return exchange.run(
+                    lambda: answered(plain(self, exchange.options(), *args, **kwargs))
+                )
+            except NotAnswered as refused:
+                return refused.attempt
+
+    return _attempt_request
+
+
+def _attempt_async(plain: Callable[..., Any], home: Surroundings) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    async def _attempt_request(self: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+        governed = has_middleware(self) and not passes(self)
+        exchange = exchange_for(self, options) if governed else None
+        if exchange is None:
+            return await plain(self, options, *args, **kwargs)
+
+        async def sent() -> Any:
+            return answered(await plain(self, exchange.options(), *args, **kwargs))
+
+        with at_home(home):
+            try:
+                return await exchange.run_async(sent)
+            except NotAnswered as refused:
+                return refused.attempt
+
+    return _attempt_request
+
+
+def _processing(plain: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    def _process_response(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return plain(self, *args, **kwargs)
+        except Exception:
+            note_answer(kwargs.get("response"))
+            raise
+
+    return _process_response
+
+
+def _processing_async(plain: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    async def _process_response(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await plain(self, *args, **kwargs)
+        except Exception:
+            note_answer(kwargs.get("response"))
+            raise
+
+    return _process_response
 
 
 def _retry(plain: Callable[..., Any]) -> Callable[..., Any]:

@@ -21,6 +21,7 @@ from google.genai._gaos.basesdk import AsyncBaseSDK, BaseSDK
 from google.genai.live import AsyncLive
 from google.genai.live_music import AsyncLiveMusic as AsyncMusic
 from openai._base_client import AsyncAPIClient, SyncAPIClient
+from pydantic import BaseModel
 
 import fluxai
 from fluxai import BudgetExceeded, ConfigurationError, Governor, NotGoverned, Policy
@@ -261,6 +262,72 @@ def test_retries_are_one_reservation(governor: Governor, provider: FakeProvider)
     chat(client(provider))
     assert ["estimated" in event.flags for event in governor.events()].count(True) == 1
     assert len(provider.requests) == 4
+
+
+def test_an_answer_that_can_not_be_parsed_is_paid(
+    governor: Governor, provider: FakeProvider
+) -> None:
+    """What raises behind an answer that came does not give back what it cost."""
+
+    class Place(BaseModel):
+        name: str
+
+    ask: dict[str, Any] = {"model": "gpt-4o", "messages": ASK, "response_format": Place}
+
+    async def once() -> None:
+        async with openai.AsyncOpenAI(base_url=provider.openai_url, api_key="k") as asking:
+            with pytest.raises(openai.LengthFinishReasonError):
+                await asking.chat.completions.parse(**ask)
+
+    fluxai.instrument(governor)
+    provider.answer('{"na', finish="length", usage=USAGE)
+    provider.answer('{"na', finish="length", usage=USAGE)
+    with client(provider) as asking, pytest.raises(openai.LengthFinishReasonError):
+        asking.chat.completions.parse(**ask)
+    asyncio.run(once())
+    assert [event.cost for event in governor.events()] == [GPT, GPT]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_with_middleware_each_attempt_is_a_call(
+    governor: Governor, provider: FakeProvider, *, wrapped: bool, is_async: bool
+) -> None:
+    """A function of the caller's may ask several times, and another model."""
+    asked = ("claude-haiku-4-5", "claude-opus-4-1")
+
+    def both(request: Any, call_next: Any) -> Any:
+        call_next(request.copy(body={**request.options.json_data, "model": asked[0]}))
+        return call_next(request)
+
+    async def both_async(request: Any, call_next: Any) -> Any:
+        await call_next(request.copy(body={**request.options.json_data, "model": asked[0]}))
+        return await call_next(request)
+
+    fluxai.instrument(governor)
+    options: dict[str, Any] = {"base_url": provider.anthropic_url, "api_key": "k", "max_retries": 0}
+    ask: dict[str, Any] = {"model": asked[1], "messages": ASK, "max_tokens": 50}
+    provider.fail(400)
+    for _ in range(3):
+        provider.answer("Hello there.", usage=USAGE)
+
+    async def once() -> None:
+        async with anthropic.AsyncAnthropic(**options, middleware=[both_async]) as plain:
+            asking: Any = governor.wrap(plain) if wrapped else plain
+            for _ in range(2):
+                await asking.messages.create(**ask)
+
+    if is_async:
+        asyncio.run(once())
+    else:
+        with anthropic.Anthropic(**options, middleware=[both]) as plain:
+            asking: Any = governor.wrap(plain) if wrapped else plain
+            for _ in range(2):
+                asking.messages.create(**ask)
+    events = [event.model for event in governor.events()]
+    assert sorted(events, key=str) == [asked[0], asked[1], asked[1]]
+    states = sorted(held.state for held in governor.reservations())
+    assert states == ["released", "settled", "settled", "settled"]
 
 
 @pytest.mark.parametrize(
