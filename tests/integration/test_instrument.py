@@ -108,9 +108,8 @@ def by_task(provider: FakeProvider) -> None:
 
 def claude(provider: FakeProvider) -> None:
     """Ask the other provider."""
-    anthropic.Anthropic(base_url=provider.anthropic_url, api_key="k").messages.create(
-        model="claude-opus-4-1", messages=ASK, max_tokens=50
-    )
+    with anthropic.Anthropic(base_url=provider.anthropic_url, api_key="k") as asked:
+        asked.messages.create(model="claude-opus-4-1", messages=ASK, max_tokens=50)
 
 
 def gemini_client(provider: FakeProvider) -> genai.Client:
