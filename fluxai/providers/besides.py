@@ -32,6 +32,9 @@ _FEES = {
 #: No quality and size of an image take more characters than this.
 _KIND_MAX = 40
 
+#: Without any of these fields a request costs its tokens and what it writes into a cache.
+_FIELDS = ("tools", "models", "fallbacks", "service_tier", "serviceTier", "speed")
+
 Part = tuple[str, Usage]
 
 
@@ -46,11 +49,13 @@ def put_beside(arguments: CallArguments, body: Body, *, caches: bool = False) ->
     Returns:
         The other models that may answer or be asked.
     """
+    written = _written(body) if caches else 0
+    if not written and not any(map(body.get, _FIELDS)):
+        return ()
     tools = [tool for tool in body.get("tools") or () if isinstance(tool, Mapping)]
     hosted = [tool for tool in tools if tool.get("type") not in (None, "function", "custom")]
-    stand_ins = [*_stand_ins(body)] if "models" in body or "fallbacks" in body else []
+    stand_ins = [*_stand_ins(body)]
     percent = _FASTER_PERCENT if _is_faster(body) else 0
-    written = _written(body) if caches else 0
     if not (hosted or stand_ins or percent or written):
         return ()
     before = arguments.get("beside") or Usage()
@@ -146,24 +151,20 @@ def _uses(*limits: object) -> int:
 
 
 def _written(body: Body) -> int:
-    """Return what share of the prompt's price is due for writing it into the cache."""
+    """Return what share of the prompt's price is due for writing it into the cache.
+
+    What is to be cached is marked: all, a tool, or a block of text.
+    """
+    messages = body.get("messages") or ()
+    said = [message.get("content") for message in messages if isinstance(message, Mapping)]
+    blocks = [body]
+    for listed in (body.get("tools"), body.get("system"), *said):
+        if isinstance(listed, list):
+            blocks.extend(block for block in listed if isinstance(block, Mapping))
+    marks = [block["cache_control"] for block in blocks if "cache_control" in block]
     found = 0
-    for mark in _marks(body):
-        percent = _WRITTEN_1H_PERCENT if mark.get("ttl") == "1h" else _WRITTEN_PERCENT
-        found = max(found, percent)
+    for mark in marks:
+        if isinstance(mark, Mapping):  # else it is what an SDK has in place of nothing
+            percent = _WRITTEN_1H_PERCENT if mark.get("ttl") == "1h" else _WRITTEN_PERCENT
+            found = max(found, percent)
     return found
-
-
-def _marks(body: Body) -> Iterator[Mapping[str, Any]]:
-    """Return the marks of what is to be cached: of all, of a tool, or of a block of text."""
-    said = [message for message in body.get("messages") or () if isinstance(message, Mapping)]
-    for blocks in (
-        [body],
-        body.get("tools"),
-        body.get("system"),
-        *(m.get("content") for m in said),
-    ):
-        for block in blocks if isinstance(blocks, list) else ():
-            mark = block.get("cache_control") if isinstance(block, Mapping) else None
-            if isinstance(mark, Mapping):  # else it is what an SDK has in place of nothing
-                yield mark

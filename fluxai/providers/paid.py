@@ -101,10 +101,11 @@ def chat(body: Body, *, cap: Callable[[], str]) -> PaidCall:
         body: Its JSON.
         cap: Says under which key this server takes the output cap, if the request does not show it.
     """
-    given = [key for key in ("max_completion_tokens", "max_tokens") if body.get(key)]
-    # Of two, some servers know but one: so the larger one is held.
-    given.sort(key=lambda key: _count(body[key]), reverse=True)
-    cap_given, also = (*given, None, None)[:2]
+    caps = [key for key in ("max_completion_tokens", "max_tokens") if body.get(key)]
+    cap_given, also = caps[0] if caps else None, None
+    if len(caps) > 1:
+        # Some servers know but one of them: so the larger one is held.
+        also, cap_given = sorted(caps, key=lambda key: _count(body[key]))
     choices = _count(body.get("n"))
     arguments = _arguments(
         body, messages=body.get("messages"), tools=_tools(body), cap=cap_given, choices=choices
@@ -292,6 +293,8 @@ def _model(body: Body, default: str = "") -> str:
 
 def _count(value: Any) -> int:
     """Return how many are asked for: servers take a whole number in any spelling, such as 3.0."""
+    if value is None:
+        return 1
     try:
         return max(1, int(value))
     except (TypeError, ValueError, OverflowError):

@@ -62,6 +62,8 @@ class State:
         self.payers: OrderedDict[str, Payer] = OrderedDict()
         #: By id of a response or a conversation: the tokens that it goes on with.
         self.carried: OrderedDict[str, int] = OrderedDict()
+        #: The address that a request was sent to last, and the deployment in it.
+        self.address: tuple[Any, str | None] = (None, None)
 
     def defer(self, answer_id: str, calls: list[Call]) -> None:
         """Keep holds until their answer is asked for."""
@@ -252,20 +254,23 @@ def exchange_for(client: Any, options: Any) -> Request | None:
         if _FREE.fullmatch(path) or state.terms.allows_ungoverned:
             return None
         refuse_ungoverned(f"POST {path}")
-    deployment = _deployment(client)
+    deployment = _deployment(client, state)
     if deployment is not None and _is_model(state, deployment):
         for call in calls:
             call.arguments["model"] = deployment
     return Request(state, options, path, calls, fixed_model=deployment is not None)
 
 
-def _deployment(client: Any) -> str | None:
+def _deployment(client: Any, state: State) -> str | None:
     """Return the Azure deployment in a client's address: it runs, whatever a body says.
 
     The attribute that Azure's client has for it gets lost in copies, and others have none.
     """
-    found = re.search(r"/deployments/([^/]+)", client.base_url.path)
-    return found[1] if found else None
+    address, known = client.base_url, state.address
+    if known[0] is not address:
+        found = re.search(r"/deployments/([^/]+)", address.path)
+        known = state.address = (address, found[1] if found else None)
+    return known[1]
 
 
 def _is_model(state: State, name: str) -> bool:
