@@ -45,7 +45,7 @@ class Terms(NamedTuple):
 
 
 class Attempts:
-    """How often a request was sent in vain without anybody knowing whether it was charged.
+    """How often a request was sent in vain, and was charged, or nobody knows.
 
     Attributes:
         lost: How often.
@@ -64,8 +64,8 @@ class Attempts:
         """Note that the request is sent, once more perhaps: then the attempt before is lost."""
         failed, self._failed = self._failed, None
         if failed is not None:
-            self.lost += may_have_been_charged(failed, self.before)
-            self.before = failed
+            self.lost += self.answer is not None or may_have_been_charged(failed, self.before)
+            self.before, self.answer = failed, None
 
     def fail(self, error: BaseException) -> None:
         """Note how an attempt ended."""
@@ -231,7 +231,7 @@ class Exchange(ABC):
         """Settle by the answer of this SDK, or see to it that it is settled as it is read."""
 
     def _charge_lost(self) -> None:
-        """Record the attempts that were given up without anybody knowing what became of them."""
+        """Record the attempts that were given up though they were charged, or may have been."""
         self.attempts.forget()
         for number in range(1, self.attempts.lost + 1):
             for call in self.calls:

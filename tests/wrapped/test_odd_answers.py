@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import anthropic
@@ -97,6 +98,47 @@ def test_a_structured_answer_of_claude_that_does_not_fit_is_paid(
             model="claude-haiku-4-5", messages=MESSAGES, max_tokens=CAP, output_format=Place
         )
     assert_settled_exactly(governor, "claude-haiku-4-5")
+
+
+@pytest.mark.skipif(not hasattr(anthropic, "RetryableError"), reason="an SDK that asks once")
+@pytest.mark.parametrize("again", ["answered", "refused"])
+@pytest.mark.parametrize("kind", ["RetryableError", "APIConnectionError"])
+def test_an_answer_in_place_of_which_another_is_asked_for_is_paid_once(
+    governor: Governor, provider: FakeProvider, kind: str, again: str
+) -> None:
+    """Anthropic's SDK asks again where what reads an answer raises an error that says so."""
+    request: Any = None
+    retryable = kind == "RetryableError"
+    raised: list[Exception] = [
+        anthropic.RetryableError("again")
+        if retryable
+        else anthropic.APIConnectionError(request=request)
+    ]
+
+    class Checked(Place):
+        @pydantic.model_validator(mode="after")
+        def check(self) -> Checked:
+            if raised:
+                raise raised.pop()
+            return self
+
+    provider.answer('{"name": "Rhine"}', usage=USED)
+    if again == "answered":
+        provider.answer('{"name": "Rhine"}', usage=USED)
+    else:
+        provider.fail(400)
+    with (
+        anthropic.Anthropic(base_url=provider.anthropic_url, api_key="k", max_retries=1) as client,
+        nullcontext() if again == "answered" else pytest.raises(anthropic.BadRequestError),
+    ):
+        claude: Any = governor.wrap(client, tenant="acme")
+        claude.messages.parse(
+            model="claude-haiku-4-5", messages=MESSAGES, max_tokens=CAP, output_format=Checked
+        )
+    assert len(provider.requests) == 2
+    lost = [event for event in governor.events() if event.flags == ("estimated",)]
+    assert [event.cost > 0 for event in lost] == [True]
+    assert len(governor.events()) == (2 if again == "answered" else 1)
 
 
 def test_a_block_that_fails_at_a_paid_answer_pays(
