@@ -2,7 +2,7 @@
 
 Both are made by the same generator: every resource ends in `client.request(cast_to, options, …)`,
 which retries by itself. A wrapped client is a copy of the caller's whose class overrides that
-method, so that `parse`, `stream`, `with_raw_response`, `beta` and Azure are governed too, a call is
+method (see `sending`), so that `parse`, `stream`, `with_raw_response`, `beta` and Azure are governed too, a call is
 one reservation however often it is tried, and the types are what they were.
 """
 
@@ -111,15 +111,19 @@ def governed_class(kind: Any) -> type:
     return governed
 
 
-def _sync_class(kind: Any) -> type:
-    class Governed(kind):  # type: ignore[misc]
-        def request(self, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-            exchange = None if has_middleware(self) else exchange_for(self, options)
-            if exchange is None:
-                return super().request(cast_to, options, *args, **kwargs)
-            send = functools.partial(super().request, cast_to)
-            return exchange.run(lambda: send(exchange.options(), *args, **kwargs))
+def sending(kind: Any) -> str:
+    """Name the method of a client's class that all requests pass, in the form in which they are sent.
 
+    Newer SDKs of Anthropic's put them into that form in `request`. What can be read but once, such
+    as messages that a generator makes, may be read by nobody before.
+    """
+    return "_request" if hasattr(kind, "_copy_and_prepare") else "request"
+
+
+def _sync_class(kind: Any) -> type:
+    name = sending(kind)
+
+    class Governed(kind):  # type: ignore[misc]
         def _attempt_request(self, options: Any, *args: Any, **kwargs: Any) -> Any:
             send = super()._attempt_request
             exchange = exchange_for(self, options) if has_middleware(self) else None
@@ -137,18 +141,21 @@ def _sync_class(kind: Any) -> type:
                 note_answer(kwargs.get("response"))
                 raise
 
+    def request(self: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+        send = functools.partial(getattr(super(Governed, self), name), cast_to)
+        exchange = None if has_middleware(self) else exchange_for(self, options)
+        if exchange is None:
+            return send(options, *args, **kwargs)
+        return exchange.run(lambda: send(exchange.options(), *args, **kwargs))
+
+    setattr(Governed, name, request)
     return Governed
 
 
 def _async_class(kind: Any) -> type:
-    class Governed(kind):  # type: ignore[misc]
-        async def request(self, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-            exchange = None if has_middleware(self) else exchange_for(self, options)
-            if exchange is None:
-                return await super().request(cast_to, options, *args, **kwargs)
-            send = functools.partial(super().request, cast_to)
-            return await exchange.run_async(lambda: send(exchange.options(), *args, **kwargs))
+    name = sending(kind)
 
+    class Governed(kind):  # type: ignore[misc]
         async def _attempt_request(self, options: Any, *args: Any, **kwargs: Any) -> Any:
             send = super()._attempt_request
             exchange = exchange_for(self, options) if has_middleware(self) else None
@@ -170,6 +177,14 @@ def _async_class(kind: Any) -> type:
                 note_answer(kwargs.get("response"))
                 raise
 
+    async def request(self: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+        send = functools.partial(getattr(super(Governed, self), name), cast_to)
+        exchange = None if has_middleware(self) else exchange_for(self, options)
+        if exchange is None:
+            return await send(options, *args, **kwargs)
+        return await exchange.run_async(lambda: send(exchange.options(), *args, **kwargs))
+
+    setattr(Governed, name, request)
     return Governed
 
 

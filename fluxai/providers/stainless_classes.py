@@ -23,6 +23,7 @@ from fluxai.providers.stainless import (
     has_middleware,
     note_answer,
     note_lost_attempt,
+    sending,
     without_sockets,
 )
 
@@ -44,7 +45,8 @@ def govern_stainless(sdk: ModuleType, terms: Terms, patches: Patches) -> None:
     ):
         # First, since the methods below pass requests on where there is none.
         patches.put(kind, "_fluxai", state)
-        patches.put(kind, "request", request(kind.request, home))
+        name = sending(kind)
+        patches.put(kind, name, request(getattr(kind, name), home))
         patches.put(kind, "_process_response", processing(kind._process_response))
         if hasattr(kind, "_attempt_request"):  # where there may be middleware
             patches.put(kind, "_attempt_request", attempt(kind._attempt_request, home))

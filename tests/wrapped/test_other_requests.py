@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from decimal import Decimal
 from typing import Any
 
@@ -498,6 +500,42 @@ def test_the_caller_s_own_arguments_stay_as_they_are(
         pass
     assert json.dumps([MESSAGES, options]) == before
     assert provider.requests[0].json["stream_options"] == {"include_usage": True}
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["wrapped", "instrumented"])
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_what_can_be_read_but_once_is_held_and_sent(
+    governor: Governor, provider: FakeProvider, *, is_async: bool, in_place: bool
+) -> None:
+    """Anthropic's SDK takes any iterable for messages and their blocks, and for tools."""
+    block = {"type": "text", "text": "a river " * 5_000}
+    whole = [{"role": "user", "content": [block]}]
+    tool = {"name": "look", "input_schema": {"type": "object", "properties": {}}}
+    ask: Any = {"model": "claude-haiku-4-5", "max_tokens": CAP}
+    options: Any = {"base_url": provider.anthropic_url, "api_key": "k", "max_retries": 0}
+
+    def once() -> dict[str, Any]:
+        said = iter([{"role": "user", "content": iter([block])}])
+        return {**ask, "messages": said, "tools": iter([tool])}
+
+    async def asked() -> None:
+        async with anthropic.AsyncAnthropic(**options) as client:
+            used: Any = client if in_place else governor.wrap(client)
+            await used.messages.create(**once())
+
+    with fluxai.instrument(governor) if in_place else nullcontext():
+        if is_async:
+            asyncio.run(asked())
+        else:
+            with anthropic.Anthropic(**options) as client:
+                used: Any = client if in_place else governor.wrap(client)
+                used.messages.create(**once())
+    sent = provider.requests[-1].json
+    assert (sent["messages"], sent["tools"]) == (whole, [tool])
+    (held,) = governor.reservations()
+    assert (
+        held.estimate.highest > CostEstimator().cost(Usage(input=8_000), model=ask["model"]).total
+    )
 
 
 def test_usage_that_was_asked_for_is_shown(gpt: openai.OpenAI) -> None:
