@@ -79,15 +79,18 @@ class ModelRegistry:
 
         A pattern is as a shell has it: `claude-haiku-*`, `openai/*`. Case does not matter.
         """
-        self.allowed = self._allowed = None
+        matching = None
         if patterns is not None:
-            self.allowed = tuple(patterns)
-            self._allowed = re.compile("|".join(map(fnmatch.translate, patterns)), re.IGNORECASE)
+            matching = re.compile("|".join(map(fnmatch.translate, patterns)), re.IGNORECASE)
+        # In one step: a thread that asks meanwhile goes by the old ones or by the new.
+        self._allowed = matching
+        self.allowed = None if patterns is None else tuple(patterns)
 
     def allows(self, model_id: str, provider: str | None = None) -> bool:
         """Say whether `allow` lets a model be used."""
-        return self._allowed is None or any(
-            self._allowed.fullmatch(name) for name in (model_id, f"{provider}/{model_id}")
+        allowed = self._allowed
+        return allowed is None or any(
+            allowed.fullmatch(name) for name in (model_id, f"{provider}/{model_id}")
         )
 
     def _as_allowed(self, model: Model) -> Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -291,3 +292,22 @@ def test_a_price_that_was_put_is_seen_by_every_thread() -> None:
             thread.join()
         assert registry.rates("house", NOW).base.input == price * 10**9
     assert not wrong
+
+
+def test_nothing_more_is_allowed_while_the_allowed_models_are_replaced() -> None:
+    """A thread that asks meanwhile goes by the old patterns: a plan made of more would stay."""
+    registry = ModelRegistry()
+    seen = []
+
+    class Patterns(tuple[str, ...]):
+        __slots__ = ()
+
+        def __iter__(self) -> Iterator[str]:
+            seen.append(registry.get("gpt-4o").enabled)
+            return super().__iter__()
+
+    registry.allow(["claude-*"])
+    registry.allow(Patterns(["gemini-*"]))
+    assert seen
+    assert not any(seen)
+    assert not registry.get("gpt-4o").enabled
