@@ -47,7 +47,7 @@ def put_beside(arguments: CallArguments, body: Body, *, caches: bool = False) ->
         caches: Its blocks may be marked to be kept in Anthropic's cache.
 
     Returns:
-        The other models that may answer or be asked.
+        The other models that may answer, be asked, or draw.
     """
     written = _written(body) if caches else 0
     if not written and not any(map(body.get, _FIELDS)):
@@ -69,12 +69,10 @@ def put_beside(arguments: CallArguments, body: Body, *, caches: bool = False) ->
         requests=_fees(hosted, limit),
     )
     answering = Usage(input=entering, output=leaving)
-    parts = [(model, answering) for model in stand_ins]
-    advising = [*_advisors(hosted, entering)]
-    drawing = [*_pictures(hosted, limit)]
-    others = [*parts, *advising, *drawing]
+    answers = [(model, answering) for model in stand_ins]
+    others = [*answers, *_advisors(hosted, entering), *_pictures(hosted, limit)]
     arguments["beside"] = Usage(parts=((None, own), *others)) if others else own
-    return tuple(dict.fromkeys(model for model, _ in (*parts, *advising)))
+    return tuple(dict.fromkeys(model for model, _ in others))
 
 
 def image_kind(model: str, asked: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ class PaidCall:
         needs: What a model that stands in for it must be able to do.
         deferred: It is answered later, by another request.
         image: By what each image is charged that is asked for.
-        others: Further models that may answer, or be asked on the way.
+        others: Further models that may answer, or be asked or draw on the way.
     """
 
     arguments: CallArguments

@@ -219,6 +219,21 @@ def test_models_that_a_router_may_take_instead(
     assert held(governor) > own.estimate.highest * 10
 
 
+@pytest.mark.parametrize("named", [{}, {"model": "gpt-image-1"}], ids=["by default", "by name"])
+def test_a_model_that_is_not_allowed_may_not_draw(
+    gpt: Any, governor: Governor, provider: FakeProvider, *, named: dict[str, str]
+) -> None:
+    """The tool that makes pictures has another model make them."""
+    governor.tenants.put(Tenant(id="acme", allowed_models=("gpt-4o",)))
+    drawing = {"type": "image_generation", **named}
+    with pytest.raises(UnknownModel, match="'gpt-image-1' is not among"):
+        _respond(gpt, tools=[drawing])
+    assert provider.requests == []
+    governor.tenants.put(Tenant(id="acme", allowed_models=("gpt-4o", "gpt-image-*")))
+    _respond(gpt, tools=[drawing])
+    assert len(provider.requests) == 1
+
+
 def test_an_async_client_looks_at_the_others_too(
     governor: Governor, provider: FakeProvider
 ) -> None:
