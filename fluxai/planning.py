@@ -476,7 +476,11 @@ class Planner:
         self, plan: Plan, request: Request
     ) -> tuple[tuple[Need | None, ...], str, Sequence[Trace | None]]:
         """Work out what a request needs of each candidate; see `needs_of`."""
-        return needs_of(plan, request, self._estimator, self.catalog_of(plan.subject.tenant))
+        tenant, estimator = plan.subject.tenant, self._estimator
+        if request.beside is not None and tenant in self.layers:
+            # Other models may be among that, at prices of the tenant's own.
+            estimator = estimator.priced_by(self.layers[tenant])
+        return needs_of(plan, request, estimator, self.catalog_of(tenant))
 
 
 def why_routed(plan: Plan, score: float) -> str:

@@ -13,7 +13,15 @@ import openai
 import pytest
 
 import fluxai
-from fluxai import ApprovalRequired, BudgetExceeded, Governor, Policy, Tenant, UnknownModel
+from fluxai import (
+    ApprovalRequired,
+    BudgetExceeded,
+    Governor,
+    Model,
+    Policy,
+    Tenant,
+    UnknownModel,
+)
 from fluxai.testing import FakeProvider
 from tests.wrapped.surfaces import CAP, MESSAGES
 
@@ -232,6 +240,20 @@ def test_a_model_that_is_not_allowed_may_not_draw(
     governor.tenants.put(Tenant(id="acme", allowed_models=("gpt-4o", "gpt-image-*")))
     _respond(gpt, tools=[drawing])
     assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize("tenant", ["acme", None], ids=["the tenant's", "everybody's"])
+def test_another_model_is_held_at_its_own_price(
+    gpt: Any, governor: Governor, tenant: str | None
+) -> None:
+    """Also where that was put for the tenant alone, or the model is no provider's of the table."""
+    ask = {"model": "gpt-4o-mini", "messages": MESSAGES, "max_tokens": 1_000}
+    for own, provider in (("gpt-4o", "openai"), ("house", "house")):
+        governor.models.put(
+            Model(id=own, provider=provider, input_price=1, output_price=1_000), tenant=tenant
+        )
+        gpt.chat.completions.create(**ask, extra_body={"models": [own]})
+        assert 1 < held(governor) < Decimal("1.01")
 
 
 def test_an_async_client_looks_at_the_others_too(
