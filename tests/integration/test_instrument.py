@@ -34,11 +34,17 @@ GPT, CLAUDE, GEMINI = Decimal("0.003"), Decimal("0.01875"), Decimal("0.00175")
 CAP = types.GenerateContentConfig(max_output_tokens=50)
 
 
+#: Clients of a test, which programs of this kind leave to the collector; a test does not.
+_made: list[openai.OpenAI] = []
+
+
 @pytest.fixture
 def provider() -> Iterator[FakeProvider]:
     """A provider."""
     with FakeProvider(default="Hello there.") as provider:
         yield provider
+        while _made:
+            _made.pop().close()
 
 
 @pytest.fixture
@@ -54,7 +60,9 @@ def governor() -> Iterator[Governor]:
 
 def client(provider: FakeProvider) -> openai.OpenAI:
     """Return a plain client."""
-    return openai.OpenAI(base_url=provider.openai_url, api_key="k", max_retries=2)
+    made = openai.OpenAI(base_url=provider.openai_url, api_key="k", max_retries=2)
+    _made.append(made)
+    return made
 
 
 def chat(asked: Any) -> str:
