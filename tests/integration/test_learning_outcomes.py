@@ -53,6 +53,15 @@ _ROUTED = Policy(
 _NEEDED = first_look(0.05, 0.9)
 
 Open = Callable[..., Governor]
+#: Leaves no room for the cheaper model.
+NONE_OF_IT = Policy(
+    tenant_id="acme",
+    scope="tool",
+    scope_id="gpt-4o-mini",
+    limit_type="daily",
+    limit_value=0,
+    id="none-of-it",
+)
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres", "supabase"])
@@ -284,16 +293,7 @@ def governor() -> Iterator[Governor]:
 
 def test_what_saves_money_refuses_nothing(governor: Governor) -> None:
     """Where the cheaper model has no room, or is too small, the call runs on its own."""
-    governor.policies.put(
-        Policy(
-            tenant_id="acme",
-            scope="tool",
-            scope_id="gpt-4o-mini",
-            limit_type="daily",
-            limit_value=0,
-            id="none-of-it",
-        )
-    )
+    governor.policies.put(NONE_OF_IT)
     reservation = ask(governor)
     assert (reservation.decision, reservation.model) == ("allowed", "gpt-4o")
     assert ask(governor, idempotency_key="once").model == "gpt-4o"

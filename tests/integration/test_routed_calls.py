@@ -15,7 +15,7 @@ from fluxai.policy.promises import certificate_id
 from fluxai.storage.base import Change
 from fluxai.storage.memory import MemoryStorage
 from fluxai.testing import FakeClock
-from tests.integration.test_learning_outcomes import certified
+from tests.integration.test_learning_outcomes import NONE_OF_IT, certified
 
 _CALL: dict[str, Any] = {
     "tenant": "acme",
@@ -23,15 +23,6 @@ _CALL: dict[str, Any] = {
     "prompt": "Name a river in France.",
     "max_output_tokens": 20,
 }
-#: Leaves no room for the cheaper model.
-NONE_OF_IT = Policy(
-    tenant_id="acme",
-    scope="tool",
-    scope_id="gpt-4o-mini",
-    limit_type="daily",
-    limit_value=0,
-    id="none-of-it",
-)
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ class Case:
     @pytest.fixture
     def storage_url(self) -> str:
         """Return the URL of an empty store."""
-        raise NotImplementedError("supply the fixture storage_url or make_storage")
+        pytest.fail("a backend supplies the fixture storage_url, or make_storage")
 
     @pytest.fixture
     def make_storage(self, storage_url: str) -> Callable[[], Storage]:
